@@ -1,0 +1,3 @@
+"""QPruner core: structured pruning, mixed precision and recovery of language models, with no browser."""
+
+__version__ = "0.1.0"

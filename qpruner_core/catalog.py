@@ -1,0 +1,217 @@
+"""What we can do: every extension is one file and one entry here.
+
+Entries are data. Reading this module imports no torch; `Registry.target` imports what an entry names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from qpruner_core.domain.footprint import PrecisionFormat
+from qpruner_core.domain.layout import ModelLayout
+from qpruner_core.domain.spec import RunSpec
+from qpruner_core.errors import BadInputError
+from qpruner_core.registry import Entry, Option, Registry
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+
+    from qpruner_core.export import Exporter
+    from qpruner_core.quantization import Precision
+
+CRITERIA: Registry[Any] = Registry(
+    "importance criterion",
+    Entry(
+        name="taylor",
+        title="Taylor, first order",
+        summary="|w g| summed over a unit's weights: the loss change its removal predicts. Needs gradients.",
+        target="qpruner_core.importance.taylor:TaylorCriterion",
+        facts={"scores": "units", "needs": "gradients"},
+    ),
+    Entry(
+        name="magnitude",
+        title="Weight magnitude",
+        summary="Norm of the weights a unit owns. Needs no calibration data.",
+        target="qpruner_core.importance.magnitude:MagnitudeCriterion",
+        options=(Option("p", default=2.0, low=1.0, high=4.0, help="Order of the norm."),),
+        facts={"scores": "units", "needs": "weights"},
+    ),
+    Entry(
+        name="random",
+        title="Random (control)",
+        summary="A seeded random score: what any criterion has to beat.",
+        target="qpruner_core.importance.random:RandomCriterion",
+        facts={"scores": "units", "needs": "weights"},
+    ),
+    Entry(
+        name="mutual_information",
+        title="Mutual information",
+        summary="I(layer output; model prediction) by nearest neighbours, the signal of the QPruner paper.",
+        target="qpruner_core.importance.mutual_information:MutualInformation",
+        options=(
+            Option("n_components", default=4, low=1, high=32, help="Dimensions kept of the layer output."),
+            Option("n_neighbors", default=3, low=1, high=20, help="Neighbours of the estimator."),
+            Option("n_samples", default=1024, low=64, high=65536, help="Token positions sampled."),
+        ),
+        facts={"scores": "layers", "needs": "activations"},
+    ),
+    Entry(
+        name="block_influence",
+        title="Block Influence",
+        summary="1 - cos(layer input, layer output): how far a layer turns the residual stream.",
+        target="qpruner_core.importance.block_influence:BlockInfluence",
+        facts={"scores": "layers", "needs": "activations"},
+    ),
+)
+"""Facts: ``scores`` is ``units`` or ``layers``; ``needs`` is ``weights``, ``gradients`` or ``activations``."""
+
+ARCHITECTURES: Registry[Callable[[Mapping[str, Any]], ModelLayout]] = Registry(
+    "architecture",
+    *(
+        Entry(
+            name=name,
+            title=title,
+            summary=f"{title} decoder: pre-norm, rotary positions, grouped-query attention, gated MLP.",
+            target="qpruner_core.models.architectures.llama:layout",
+        )
+        for name, title in (
+            ("llama", "Llama"),
+            ("mistral", "Mistral"),
+            ("qwen2", "Qwen2"),
+            ("qwen3", "Qwen3"),
+        )
+    ),
+)
+"""Chosen by exact ``config.model_type``; a target maps a config to its layout and imports no torch."""
+
+_TABLES_4_BIT = 16 * 4 + 256 * 4
+_FORMAT_4_BIT = PrecisionFormat(
+    weight_bits=4,
+    block_size=64,
+    block_scale_bytes=1,
+    nested_block_size=256,
+    nested_scale_bytes=4,
+    table_bytes=_TABLES_4_BIT,
+)
+
+PRECISIONS: Registry[Precision] = Registry(
+    "precision",
+    Entry(
+        name="nf4",
+        title="NF4",
+        summary="4-bit normal-float levels, blocks of 64, double quantised (QLoRA, arXiv:2305.14314).",
+        target="qpruner_core.quantization.nf4:PRECISION",
+        facts={"format": _FORMAT_4_BIT, "bits": 4},
+    ),
+    Entry(
+        name="fp4",
+        title="FP4",
+        summary="4-bit floating-point levels, blocks of 64, double quantised.",
+        target="qpruner_core.quantization.fp4:PRECISION",
+        facts={"format": _FORMAT_4_BIT, "bits": 4},
+    ),
+    Entry(
+        name="int8",
+        title="INT8",
+        summary="8-bit integers with one scale per output row; activations stay as they are.",
+        target="qpruner_core.quantization.int8:PRECISION",
+        facts={"format": PrecisionFormat(weight_bits=8, row_scale_bytes=4), "bits": 8},
+    ),
+    Entry(
+        name="bf16",
+        title="BF16",
+        summary="16-bit brain float: the weight as it is trained and shipped.",
+        target="qpruner_core.quantization.bf16:PRECISION",
+        facts={"format": PrecisionFormat(weight_bits=16), "bits": 16},
+    ),
+)
+"""Facts: ``format`` is a `PrecisionFormat`, ``bits`` the nominal width (4, 8 or 16), which picks the colour."""
+
+STRATEGIES: Registry[Callable[..., BaseSampler]] = Registry(
+    "search strategy",
+    Entry(
+        name="gp_seeded",
+        title="Gaussian process from the predicted front",
+        summary="Measures points of the predicted front first, then lets a Gaussian process refine them.",
+        target="qpruner_core.search.gp:GpStrategy",
+        facts={"seeded": True},
+    ),
+    Entry(
+        name="gp",
+        title="Gaussian process",
+        summary="Bayesian optimisation from random first points.",
+        target="qpruner_core.search.gp:GpStrategy",
+        facts={"seeded": False},
+    ),
+    Entry(
+        name="tpe",
+        title="Tree-structured Parzen estimator",
+        summary="Optuna's multi-objective TPE.",
+        target="qpruner_core.search.tpe:TpeStrategy",
+        facts={"seeded": False},
+    ),
+    Entry(
+        name="nsga2",
+        title="NSGA-II",
+        summary="An evolutionary search for the front.",
+        target="qpruner_core.search.nsga2:Nsga2Strategy",
+        facts={"seeded": False},
+    ),
+    Entry(
+        name="random",
+        title="Random (control)",
+        summary="Uniform plans: what any strategy has to beat.",
+        target="qpruner_core.search.random:RandomStrategy",
+        facts={"seeded": False},
+    ),
+)
+"""Targets are called with ``seed`` and the entry's options and give an Optuna sampler; the fact ``seeded`` says
+whether points of the predicted front are enqueued before the sampler is asked."""
+
+EXPORTERS: Registry[Exporter] = Registry(
+    "export format",
+    Entry(
+        name="hf_mixed",
+        title="Hugging Face, mixed precision",
+        summary="Packed bitsandbytes weights; opens in stock transformers with trust_remote_code.",
+        target="qpruner_core.export.hf_mixed:EXPORTER",
+    ),
+    Entry(
+        name="hf_16bit",
+        title="Hugging Face, 16 bit",
+        summary="The pruned model at 16 bit; uniform widths open without remote code.",
+        target="qpruner_core.export.hf_16bit:EXPORTER",
+    ),
+)
+
+
+def precision_formats() -> dict[str, PrecisionFormat]:
+    """Return precision name -> how it stores a weight."""
+    formats: dict[str, PrecisionFormat] = {}
+    for entry in PRECISIONS:
+        stored = entry.facts["format"]
+        if not isinstance(stored, PrecisionFormat):
+            raise TypeError(f"precision {entry.name!r} has no PrecisionFormat among its facts")
+        formats[entry.name] = stored
+    return formats
+
+
+def check_spec(spec: RunSpec) -> None:
+    """Refuse names and options that no entry knows, before anything is computed.
+
+    Raises:
+        UnknownNameError: A criterion, precision, strategy or format has no entry.
+        BadInputError: An option is unknown or out of range, or a layer signal was asked to score units.
+    """
+    for name in spec.importance.criteria:
+        CRITERIA.options(name, spec.importance.options.get(name, {}))
+    if CRITERIA.entry(spec.pruning.criterion).facts["scores"] != "units":
+        raise BadInputError(
+            f"Pruning by {spec.pruning.criterion!r} was asked for, but it scores whole layers. Choose one "
+            f"of {', '.join(e.name for e in CRITERIA if e.facts['scores'] == 'units')}."
+        )
+    for name in spec.search.precisions:
+        PRECISIONS.entry(name)
+    STRATEGIES.options(spec.search.strategy, spec.search.options)
+    EXPORTERS.entry(spec.export.format)

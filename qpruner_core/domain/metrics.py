@@ -1,0 +1,83 @@
+"""What a candidate costs and how well it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import exp, isfinite
+from typing import ClassVar
+
+from qpruner_core.errors import NonFiniteLossError
+
+STRICT = {"extra": "forbid"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskResult:
+    """Accuracy on one multiple-choice task."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+
+    n_items: int
+    """Items scored; >= 1."""
+    accuracy: float
+    """Share of items whose gold choice has the largest summed log-likelihood; in [0, 1]."""
+    accuracy_normalized: float
+    """The same by log-likelihood per byte of the choice text; in [0, 1]."""
+    correct: tuple[bool, ...] = ()
+    """Item by item, in file order, by the task's chosen rule; empty when not kept."""
+
+    @property
+    def standard_error(self) -> float:
+        """Binomial standard error of the accuracy, sample variance (n - 1); in [0, 0.5]."""
+        if self.n_items < 2:
+            return 0.5
+        return (self.accuracy * (1.0 - self.accuracy) / (self.n_items - 1)) ** 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metrics:
+    """What a candidate costs and how well it answers, all measured on one device."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+
+    loss: float
+    """Mean negative log-likelihood per token of held-out text; nats, >= 0, lower is better."""
+    accuracy: float
+    """Mean zero-shot accuracy over the tasks; in [0, 1], higher is better. 0 without tasks."""
+    weight_bytes: int
+    """Packed weights with their scales and tables, embeddings and norms included; bytes."""
+    device: str
+    """Where it was measured, such as ``cpu`` or the name of a CUDA card."""
+    tasks: Mapping[str, TaskResult] = field(default_factory=dict)
+    """Task name -> result; empty when no tasks were scored."""
+    prefill_tokens_per_second: float | None = None
+    """Prompt tokens read per second, median; None when not timed."""
+    decode_tokens_per_second: float | None = None
+    """Tokens generated per second with the KV cache, median; None when not timed."""
+    peak_memory_bytes: int | None = None
+    """Peak device memory while evaluating; bytes; None where the device does not count it."""
+    seconds: float = 0.0
+    """Wall time of the measurement; seconds."""
+
+    def __post_init__(self) -> None:
+        if not isfinite(self.loss):
+            raise NonFiniteLossError(
+                f"The evaluation gave a loss of {self.loss}; a finite number is needed. Give the most "
+                f"sensitive layers a higher precision or lower the pruning ratio."
+            )
+        if not 0.0 <= self.accuracy <= 1.0:
+            raise ValueError(f"accuracy is a fraction in [0, 1], got {self.accuracy}")
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss); dimensionless, >= 1, lower is better; inf where it overflows."""
+        return exp(self.loss) if self.loss < 700 else float("inf")
+
+    @property
+    def standard_error(self) -> float:
+        """Standard error of the mean accuracy over independent tasks; 0 without tasks."""
+        if not self.tasks:
+            return 0.0
+        variances = [result.standard_error**2 for result in self.tasks.values()]
+        return float(sum(variances) ** 0.5) / len(variances)

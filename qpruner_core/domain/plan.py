@@ -1,0 +1,69 @@
+"""Frozen decisions, not carried out: which units stay, and which precision each Linear gets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from qpruner_core.errors import BadInputError
+
+if TYPE_CHECKING:
+    from qpruner_core.domain.layout import ModelLayout
+
+STRICT = {"extra": "forbid"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PruningPlan:
+    """Which units of every coupled group stay; a group that is not named keeps all."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+
+    kept: Mapping[str, tuple[int, ...]]
+    """Group name -> indices of the units that stay, ascending, at least one."""
+    shape: str = "per-layer"
+    """``"per-layer"`` (every layer its own widths) or ``"uniform"`` (one width per kind for the model)."""
+
+    def __post_init__(self) -> None:
+        for name, units in self.kept.items():
+            if not units:
+                raise BadInputError(
+                    f"The pruning plan leaves no unit in {name!r}; every group needs at least one. "
+                    f"Lower the ratio or protect the layer."
+                )
+            if any(b <= a for a, b in zip(units, units[1:], strict=False)) or units[0] < 0:
+                raise ValueError(f"kept units of {name!r} must be ascending indices >= 0")
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether no group is named, so that nothing is removed."""
+        return not self.kept
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrecisionPlan:
+    """One precision for every Linear of the decoder layers."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+
+    precisions: Mapping[str, str]
+    """Linear name -> precision name, in forward order."""
+
+    @classmethod
+    def uniform(cls, layout: ModelLayout, precision: str) -> PrecisionPlan:
+        """Return the plan that gives every Linear the same precision."""
+        return cls(precisions={linear.name: precision for linear in layout.linears})
+
+    @classmethod
+    def by_layer(cls, layout: ModelLayout, precisions: Iterable[str]) -> PrecisionPlan:
+        """Return the plan that gives all Linears of layer i the i-th precision."""
+        chosen = list(precisions)
+        if len(chosen) != layout.n_layers:
+            raise ValueError(f"need {layout.n_layers} precisions, got {len(chosen)}")
+        return cls(precisions={linear.name: chosen[linear.layer] for linear in layout.linears})
+
+    @property
+    def key(self) -> str:
+        """A short text that is equal exactly for equal plans; used to never measure a plan twice."""
+        return ",".join(self.precisions[name] for name in sorted(self.precisions))

@@ -1,0 +1,255 @@
+"""What is known of a run: one slot per step of the line, filled by the worker alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from qpruner_core.domain.layout import ModelLayout
+from qpruner_core.domain.metrics import Metrics
+from qpruner_core.domain.plan import PrecisionPlan, PruningPlan
+from qpruner_core.domain.spec import (
+    ExportSpec,
+    ImportanceSpec,
+    PruningSpec,
+    RecoverySpec,
+    RunSpec,
+    SearchSpec,
+)
+
+STRICT = {"extra": "forbid"}
+
+STEPS = ("load", "score", "prune", "quantize", "evaluate", "search", "recover", "export")
+"""The line, in order; each is a slot of the record."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCard:
+    """What config and safetensors headers say about a model; no weight was read."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+
+    source: str
+    """As asked for: ``demo``, a folder or a hub id."""
+    revision: str | None
+    """Resolved commit on the hub; None for local folders."""
+    title: str
+    """Short name for a person."""
+    layout: ModelLayout
+    """Units and Linears."""
+    parameters: int
+    """Parameters according to the headers, tied ones counted once."""
+    file_bytes: int
+    """Bytes of all tensors as they lie in the files."""
+    dtype: str
+    """Most common dtype of the tensors as safetensors names it, such as ``F16``."""
+    max_positions: int
+    """Longest sequence the config allows; tokens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportanceCell:
+    """One value of the importance table."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+
+    layer: int
+    """Decoder layer, from 0."""
+    module: str
+    """``"attention"`` or ``"mlp"`` for unit criteria, ``"layer"`` for layer signals."""
+    criterion: str
+    """Catalogue name."""
+    value: float
+    """Mean over the module's units (unit criteria), or the layer's signal; >= 0."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportanceOutcome:
+    """Slot of *score*: the table on screen, and where every unit's score lies."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+
+    spec: ImportanceSpec
+    cells: tuple[ImportanceCell, ...]
+    unit_scores: str
+    """Artifact (npz): ``"<criterion>/<group name>"`` -> float32 (n_units,)."""
+    n_tokens: int
+    """Calibration tokens seen."""
+    device: str
+    """Where it was measured."""
+
+    def layer_values(self, criterion: str, module: str = "layer") -> dict[int, float]:
+        """Return layer -> value of one column of the table."""
+        return {
+            cell.layer: cell.value
+            for cell in self.cells
+            if cell.criterion == criterion and cell.module == module
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PruningOutcome:
+    """Slot of *prune*: the plan that was carried out and what it left."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+
+    spec: PruningSpec
+    plan: PruningPlan
+    layout: ModelLayout
+    """Layout of the pruned model."""
+    parameters_before: int
+    parameters_after: int
+    before: Metrics
+    """The dense 16-bit model."""
+    after: Metrics
+    """The pruned 16-bit model."""
+    samples: tuple[tuple[str, str, str], ...] = ()
+    """Prompt, continuation of the dense model, continuation of the pruned model."""
+    warnings: tuple[str, ...] = ()
+    """Sentences for the person, such as a width multiple that could not be met."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SensitivityCell:
+    """Loss with only one unit of the search space at a precision, minus the loss at 16 bit."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+
+    unit: str
+    """Name of the search unit, such as ``layer.3`` or ``layer.3.mlp`` (see ``search.space``)."""
+    precision: str
+    loss_increase: float
+    """Nats per token; may be negative within noise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizationOutcome:
+    """Slot of *quantize*: the bank was built and every unit's sensitivity measured."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+
+    tie: str
+    """Granularity of the units, as in ``SearchSpec.tie``."""
+    precisions: tuple[str, ...]
+    sensitivities: tuple[SensitivityCell, ...]
+    loss_16_bit: float
+    """Loss of the pruned 16-bit model on the sensitivity batches; nats per token."""
+    mutual_information: tuple[float, ...]
+    """I(X_l; Y) per layer of the pruned model; nats, >= 0."""
+    device: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One measured plan."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+
+    number: int
+    """Position in the study, from 0; baselines count from -1 downwards."""
+    name: str
+    """Preset name of a baseline, such as ``QPruner-1``; empty for trials of the strategy."""
+    plan: PrecisionPlan
+    metrics: Metrics | None
+    """None while running or when failed."""
+    state: str = "complete"
+    """``"running"``, ``"complete"`` or ``"failed"``."""
+    reason: str = ""
+    """Why it failed; empty otherwise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchOutcome:
+    """Slot of *search*: what was measured and which plan is chosen."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+
+    spec: SearchSpec
+    budget_bytes: int
+    """The memory budget resolved to bytes."""
+    study_name: str
+    """Name in the Optuna storage."""
+    baselines: tuple[Trial, ...]
+    trials: tuple[Trial, ...]
+    front: tuple[int, ...]
+    """Numbers of the non-dominated among baselines and trials, by ascending bytes."""
+    chosen: int
+    """Number of the chosen plan: the best under the budget until a person picks another."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecoveryOutcome:
+    """Slot of *recover*: what training brought back."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+
+    spec: RecoverySpec
+    before: Metrics
+    after: Metrics
+    """With the adapter; ``weight_bytes`` counts the adapter too."""
+    losses: tuple[float, ...]
+    """Training loss per step; nats per token."""
+    adapter: str
+    """Artifact folder with the PEFT adapter (safetensors); empty when recovery was skipped."""
+    trainable_parameters: int
+    estimated_memory_bytes: int
+    """Training memory estimated beforehand."""
+    peak_memory_bytes: int | None
+    """Measured: peak of the CUDA allocator, or growth of resident memory on CPU; None if unknown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportOutcome:
+    """Slot of *export*: the folder that was written and the proof that it reloads."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+
+    spec: ExportSpec
+    path: str
+    """Folder; absolute."""
+    size_bytes: int
+    """Bytes of all weight files on disk."""
+    planned_bytes: int
+    """Bytes implied by the plan's formats."""
+    reload_logits_equal: bool
+    """Whether a fresh process opened it with stock transformers and gave the same logits, bit for bit."""
+    max_logit_difference: float
+    """Largest absolute difference seen in that check."""
+    files: Mapping[str, str]
+    """Path inside the folder -> SHA-256."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """All slots of one run; an empty slot is a step that has not finished."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+
+    run_id: str
+    created_at: str
+    """ISO 8601, UTC."""
+    spec: RunSpec
+    load: ModelCard | None = None
+    score: ImportanceOutcome | None = None
+    prune: PruningOutcome | None = None
+    quantize: QuantizationOutcome | None = None
+    evaluate: Metrics | None = None
+    """The pruned 16-bit model, in full: all tasks, tokens per second."""
+    search: SearchOutcome | None = None
+    recover: RecoveryOutcome | None = None
+    export: ExportOutcome | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Wall time per finished step; seconds."""
+
+    @property
+    def next_step(self) -> str | None:
+        """The first empty slot, None when the line is complete."""
+        return next((step for step in STEPS if getattr(self, step) is None), None)
+
+    @property
+    def layout(self) -> ModelLayout | None:
+        """Layout of the model as far as it has come: pruned, else dense, else unknown."""
+        if self.prune is not None:
+            return self.prune.layout
+        return self.load.layout if self.load is not None else None

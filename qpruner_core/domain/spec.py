@@ -1,0 +1,265 @@
+"""What a person asks for: one value per step of the line, complete and checked before anything is computed.
+
+Names of catalogue entries are checked where the catalogue is known (`qpruner_core.catalog.check_spec`), ranges here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from qpruner_core.errors import BadInputError
+
+STRICT = {"extra": "forbid"}
+SHAPES = ("per-layer", "uniform")
+SCOPES = ("per-layer", "global")
+TIES = ("layer", "block", "fused", "linear")
+OBJECTIVES = ("loss", "accuracy")
+
+
+def _require(holds: bool, found: str, needed: str) -> None:
+    if not holds:
+        raise BadInputError(f"{found}. {needed}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """Which model, and how far its repository is trusted."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+
+    source: str
+    """``"demo"``, the path of a local Hugging Face folder, or a hub id such as ``org/name``."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub; None for the main branch; ignored for local folders."""
+    trust_remote_code: bool = False
+    """Run Python files that come with the model; only when the person ticks it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSpec:
+    """Which text and tasks; the three texts are kept apart."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+
+    calibration: str = "demo"
+    """Text that criteria and signals see: ``"demo"``, ``"wikitext2"`` (hub) or the path of a UTF-8 file."""
+    training: str = "demo"
+    """Text that recovery trains on; same values."""
+    heldout: str = "demo"
+    """Text that evaluation sees; same values."""
+    tasks: str = "demo"
+    """Multiple-choice items: ``"demo"``, ``"none"``, or the path of a folder of ``*.jsonl`` files."""
+    sequence_length: int = 128
+    """Tokens per sequence; >= 8."""
+    calibration_tokens: int = 8192
+    """Tokens of calibration text; >= one sequence."""
+    heldout_tokens: int = 12288
+    """Tokens of held-out text per evaluation; >= one sequence."""
+    items_per_task: int = 40
+    """Items per task and evaluation; 0 for all."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.sequence_length >= 8,
+            f"The sequence length is {self.sequence_length} tokens",
+            "At least 8 are needed; choose a longer sequence.",
+        )
+        for name in ("calibration_tokens", "heldout_tokens"):
+            _require(
+                getattr(self, name) >= self.sequence_length,
+                f"{name} is {getattr(self, name)}, less than one sequence of {self.sequence_length}",
+                "Raise it to at least one sequence.",
+            )
+        _require(
+            self.items_per_task >= 0,
+            f"items_per_task is {self.items_per_task}",
+            "Give a positive number, or 0 for all items.",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportanceSpec:
+    """Which criteria score the units and layers."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+
+    criteria: tuple[str, ...] = ("taylor", "magnitude", "random", "mutual_information", "block_influence")
+    """Catalogue names, unit criteria and layer signals alike; at least one."""
+    options: Mapping[str, Mapping[str, bool | int | float | str]] = field(default_factory=dict)
+    """Criterion name -> its options."""
+    seed: int = 0
+    """Seed of everything random in scoring."""
+
+    def __post_init__(self) -> None:
+        _require(bool(self.criteria), "No importance criterion is chosen", "Choose at least one.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PruningSpec:
+    """How many units leave, and by which rule."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+
+    ratio: float = 0.2
+    """Share of the units of the unprotected layers that leave; in [0, 1)."""
+    criterion: str = "taylor"
+    """Catalogue name of a unit criterion."""
+    scope: str = "per-layer"
+    """``"per-layer"``: every layer loses the same share; ``"global"``: the least important of all."""
+    shape: str = "per-layer"
+    """``"per-layer"`` widths (best quality) or ``"uniform"`` widths (opens everywhere)."""
+    protect_first: int | None = None
+    """First layers that lose nothing; None for 4 on models of 20 layers or more, scaled down below."""
+    protect_last: int | None = None
+    """Last layers that lose nothing; None for 2, scaled down likewise."""
+    width_multiple: int = 64
+    """Kept MLP channels are a multiple of this where the ratio allows; >= 1."""
+
+    def __post_init__(self) -> None:
+        _require(
+            0.0 <= self.ratio < 1.0,
+            f"The pruning ratio is {self.ratio}",
+            "It is a share of the units in [0, 1); choose one in that range.",
+        )
+        for name, known in (("scope", SCOPES), ("shape", SHAPES)):
+            _require(
+                getattr(self, name) in known,
+                f"The pruning {name} is {getattr(self, name)!r}",
+                f"Choose one of {', '.join(known)}.",
+            )
+        for name in ("protect_first", "protect_last"):
+            value = getattr(self, name)
+            _require(
+                value is None or value >= 0,
+                f"{name} is {value}",
+                "Give a number of layers, 0 or more.",
+            )
+        _require(
+            self.width_multiple >= 1,
+            f"The width multiple is {self.width_multiple}",
+            "Give a whole number, 1 or more.",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchSpec:
+    """Which precision plans may be tried, how they are found and what limits them."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+
+    memory_budget: str = "0.45"
+    """Fraction of the dense 16-bit bytes in (0, 1], or bytes with a unit such as ``"6 GiB"``."""
+    precisions: tuple[str, ...] = ("nf4", "int8", "bf16")
+    """Catalogue names a Linear may get; at least one."""
+    tie: str = "layer"
+    """What shares one precision: ``"layer"``, ``"block"`` (attention, MLP), ``"fused"`` (q/k/v and gate/up, as
+    serving kernels need it), or ``"linear"`` (nothing)."""
+    objective: str = "loss"
+    """What is weighed against memory: ``"loss"`` or ``"accuracy"``."""
+    strategy: str = "gp_seeded"
+    """Catalogue name."""
+    options: Mapping[str, bool | int | float | str] = field(default_factory=dict)
+    """Options of the strategy."""
+    n_trials: int = 24
+    """Plans to measure besides the baselines; >= 1."""
+    seed: int = 0
+    """Seed of the strategy."""
+
+    def __post_init__(self) -> None:
+        _require(bool(self.precisions), "No precision is chosen", "Choose at least one.")
+        _require(
+            len(set(self.precisions)) == len(self.precisions),
+            f"The precisions {', '.join(self.precisions)} name one twice",
+            "Name each once.",
+        )
+        _require(self.n_trials >= 1, f"The number of trials is {self.n_trials}", "Give at least 1.")
+        for name, known in (("tie", TIES), ("objective", OBJECTIVES)):
+            _require(
+                getattr(self, name) in known,
+                f"The search {name} is {getattr(self, name)!r}",
+                f"Choose one of {', '.join(known)}.",
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecoverySpec:
+    """LoRA training after compression."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+
+    steps: int = 60
+    """Optimiser steps; 0 skips recovery."""
+    rank: int = 8
+    """Rank of every adapter; >= 1."""
+    alpha: float = 16.0
+    """LoRA alpha; the update is scaled by alpha / rank; > 0."""
+    dropout: float = 0.0
+    """Dropout before the adapter; in [0, 1)."""
+    learning_rate: float = 1e-3
+    """Peak learning rate of AdamW; > 0."""
+    batch_size: int = 8
+    """Sequences per step; >= 1."""
+    sequence_length: int = 128
+    """Tokens per sequence; >= 8."""
+    seed: int = 0
+    """Seed of initialisation, dropout and batch order."""
+    trial: int | None = None
+    """Number of the measured plan to train on; None for the chosen one."""
+
+    def __post_init__(self) -> None:
+        _require(self.steps >= 0, f"The number of recovery steps is {self.steps}", "Give 0 or more.")
+        for name in ("rank", "batch_size"):
+            _require(
+                getattr(self, name) >= 1, f"{name} is {getattr(self, name)}", "Give 1 or more."
+            )
+        _require(
+            self.sequence_length >= 8,
+            f"The sequence length is {self.sequence_length} tokens",
+            "Give 8 or more.",
+        )
+        for name in ("alpha", "learning_rate"):
+            _require(
+                getattr(self, name) > 0.0,
+                f"{name} is {getattr(self, name)}",
+                "Give a number above 0.",
+            )
+        _require(
+            0.0 <= self.dropout < 1.0,
+            f"The dropout is {self.dropout}",
+            "It is a share in [0, 1); choose one in that range.",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportSpec:
+    """Which format, and where."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+
+    format: str = "hf_mixed"
+    """Catalogue name: ``hf_mixed`` (packed, mixed bitsandbytes) or ``hf_16bit``."""
+    out: str | None = None
+    """Folder to create; None for a folder of the run's artifacts. It must not exist yet."""
+    trial: int | None = None
+    """Number of the measured plan to write; None for the chosen one."""
+    include_adapter: bool = True
+    """Put the recovery adapter in a subfolder beside the weights, when there is one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSpec:
+    """Everything one pass down the line is asked to do."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+
+    model: ModelSpec
+    data: DataSpec = field(default_factory=DataSpec)
+    importance: ImportanceSpec = field(default_factory=ImportanceSpec)
+    pruning: PruningSpec = field(default_factory=PruningSpec)
+    search: SearchSpec = field(default_factory=SearchSpec)
+    recovery: RecoverySpec = field(default_factory=RecoverySpec)
+    export: ExportSpec = field(default_factory=ExportSpec)
+    name: str = ""
+    """What the person calls the run; may be empty."""
