@@ -1,0 +1,1 @@
+"""One file per family: `layout(config) -> ModelLayout`, from `config.json` alone and without torch."""

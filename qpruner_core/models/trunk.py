@@ -1,0 +1,127 @@
+"""A decoder taken apart: what enters its first layer, any stretch of layers, and the loss at the end.
+
+Sensitivities cache hidden states before the changed layer, and evaluation keeps the logits of one sequence at a
+time; both need the forward pass in pieces that together equal the model's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from qpruner_core.domain.layout import ModelLayout
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerInputs:
+    """What the model hands its decoder layers for one batch."""
+
+    hidden: torch.Tensor
+    """Hidden states before the layer that runs first, ``(B, T, H)``."""
+    kwargs: Mapping[str, Any]
+    """Keyword arguments of layer 0: attention mask, position embeddings and so on."""
+    by_layer: tuple[Mapping[str, Any], ...] = ()
+    """Keyword arguments of every layer, where they differ (sliding and full attention mixed); empty: all as layer 0."""
+
+    def at(self, hidden: torch.Tensor) -> LayerInputs:
+        """Return the same batch with other hidden states, such as those before a later layer."""
+        return replace(self, hidden=hidden)
+
+    def layer_kwargs(self, layer: int) -> Mapping[str, Any]:
+        """Return the keyword arguments of one layer."""
+        return self.by_layer[layer] if self.by_layer else self.kwargs
+
+
+def decoder_layers(model: nn.Module, layout: ModelLayout) -> list[nn.Module]:
+    """Return the decoder layers in forward order."""
+    return list(cast("nn.ModuleList", model.get_submodule(layout.layer_prefix)))
+
+
+def first_inputs(model: nn.Module, layout: ModelLayout, ids: torch.Tensor) -> LayerInputs:
+    """Return what the model hands its decoder layers for token ids ``(B, T)``.
+
+    The decoder runs once with its layers bypassed, so masks and positions are the model's own whatever its family or
+    attention implementation. Gradients flow as the surrounding context says. Not safe while another thread uses
+    the model.
+    """
+    decoder = model.get_submodule(layout.layer_prefix.rpartition(".")[0])
+    layers = decoder_layers(model, layout)
+    with _bypassed(layers) as seen:
+        decoder(input_ids=ids, use_cache=False)
+    hidden, kwargs = seen[0]
+    by_layer = tuple(arguments for _, arguments in seen)
+    masks = {id(arguments.get("attention_mask")) for arguments in by_layer}
+    return LayerInputs(hidden, kwargs, by_layer if len(masks) > 1 else ())
+
+
+@contextmanager
+def _bypassed(
+    layers: list[nn.Module],
+) -> Iterator[list[tuple[torch.Tensor, Mapping[str, Any]]]]:
+    """Let every layer return its hidden states unchanged and note what it was called with."""
+    seen: list[tuple[torch.Tensor, Mapping[str, Any]]] = []
+
+    def passthrough(hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        seen.append((hidden_states, kwargs))
+        return hidden_states
+
+    saved = [vars(layer).get("forward") for layer in layers]
+    try:
+        for layer in layers:
+            layer.forward = passthrough
+        yield seen
+    finally:
+        for layer, forward in zip(layers, saved, strict=True):
+            if forward is None:
+                del layer.forward
+            else:
+                layer.forward = forward
+
+
+def run_layers(
+    model: nn.Module,
+    layout: ModelLayout,
+    inputs: LayerInputs,
+    start: int = 0,
+    stop: int | None = None,
+) -> torch.Tensor:
+    """Return the hidden states ``(B, T, H)`` after layers ``start`` to ``stop`` (exclusive; None: the last).
+
+    ``inputs.hidden`` are the states before layer ``start``.
+    """
+    hidden = inputs.hidden
+    for index, layer in enumerate(decoder_layers(model, layout)[start:stop], start):
+        output = layer(hidden, **inputs.layer_kwargs(index))
+        hidden = output[0] if isinstance(output, tuple) else output
+    return hidden
+
+
+def final_logits(model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+    """Return the logits ``(..., vocabulary)`` for hidden states ``(..., H)`` after the last layer."""
+    whole = cast("Any", model)
+    logits: torch.Tensor = whole.get_output_embeddings()(whole.get_decoder().norm(hidden))
+    return logits
+
+
+def sequence_losses(model: nn.Module, hidden: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Return the mean negative log-likelihood of every sequence, ``(B,)``, nats per predicted token.
+
+    Args:
+        model: The model whose final norm and head are used.
+        hidden: Hidden states after the last layer, ``(B, T, H)``.
+        ids: Token ids, ``(B, T)``, T >= 2; token t is predicted from the states at t - 1.
+
+    Logits live for one sequence at a time; log-probabilities are taken in float32 or wider.
+    """
+    losses = []
+    for states, targets in zip(hidden, ids, strict=True):
+        logits = final_logits(model, states[:-1])
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        losses.append(functional.cross_entropy(wide, targets[1:].to(wide.device)))
+    return torch.stack(losses)
