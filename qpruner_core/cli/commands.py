@@ -1,0 +1,162 @@
+"""What each command does; torch is imported only by those that compute."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from qpruner_core.catalog import check_spec, precision_formats
+from qpruner_core.cli import report
+from qpruner_core.cli.doctor import examine
+from qpruner_core.cli.specs import model_spec, overlay, run_spec
+from qpruner_core.domain.progress import Progress
+from qpruner_core.domain.record import STEPS, RunRecord
+from qpruner_core.domain.spec import RunSpec
+from qpruner_core.errors import BadInputError, OutputExistsError
+from qpruner_core.inspection import inspect_model
+from qpruner_core.store.home import home
+from qpruner_core.store.records import RunStore
+
+_STEP_OF = {
+    "score": "score",
+    "prune": "prune",
+    "evaluate": "evaluate",
+    "search": "search",
+    "recover": "recover",
+    "export": "export",
+}
+
+
+def run_command(arguments: Namespace) -> None:
+    """Carry out the command that was parsed."""
+    commands: dict[str, Callable[[Namespace], None]] = {
+        "inspect": _inspect,
+        "run": _run,
+        "runs": _runs,
+        "worker": _worker,
+        "doctor": _doctor,
+    }
+    commands.get(arguments.command, _continue)(arguments)
+
+
+def _store(arguments: Namespace) -> RunStore:
+    folder = Path(arguments.home).expanduser().absolute() if arguments.home else home()
+    return RunStore(folder)
+
+
+def _print(arguments: Namespace, document: Any, lines: list[str]) -> None:
+    if arguments.json:
+        report.write(json.dumps(document, indent=2))
+    else:
+        report.write("\n".join(lines))
+
+
+def _inspect(arguments: Namespace) -> None:
+    card = inspect_model(model_spec(arguments))
+    document = report.card_document(card, precision_formats())
+    _print(arguments, document, report.card_lines(document))
+
+
+def _run(arguments: Namespace) -> None:
+    spec = run_spec(arguments)
+    check_spec(spec)
+    _check_out(spec)
+    inspect_model(spec.model)
+    store = _store(arguments)
+    record = store.create(spec)
+    _go(arguments, store, record, spec, STEPS)
+
+
+def _continue(arguments: Namespace) -> None:
+    """Run every step of an existing run that is missing, up to the one that was asked for."""
+    store = _store(arguments)
+    record = store.read(arguments.run_id)
+    wanted = _STEP_OF[arguments.command]
+    spec = overlay(record.spec, arguments)
+    if arguments.command == "export":
+        _check_out(spec)
+    upto = STEPS.index(wanted)
+    missing = [STEPS.index(step) for step in STEPS[:upto] if getattr(record, step) is None]
+    first = min([*missing, upto])
+    _go(arguments, store, record, spec, STEPS[first : upto + 1])
+
+
+def _go(
+    arguments: Namespace,
+    store: RunStore,
+    record: RunRecord,
+    spec: RunSpec,
+    steps: tuple[str, ...],
+) -> None:
+    from qpruner_core.models.device import pick_device  # noqa: PLC0415 - loads torch
+    from qpruner_core.pipeline import Line  # noqa: PLC0415 - loads torch
+
+    def tell(progress: Progress) -> None:
+        store.append_event(record.run_id, progress)
+        if not arguments.quiet:
+            _show(progress)
+
+    line = Line(store, record.run_id, pick_device(arguments.device), tell)
+    line.begin(spec, steps)
+    for step in steps:
+        line.run(step)
+    done = store.read(record.run_id)
+    _print(arguments, report.run_document(done), report.run_lines(done))
+
+
+def _show(progress: Progress) -> None:
+    values = "  ".join(f"{name} {value:.4g}" for name, value in progress.values.items())
+    words = f"{progress.step:<9}{progress.done:>4}/{progress.total:<4} {progress.message} {values}"
+    sys.stderr.write(words.rstrip() + "\n")
+
+
+def _check_out(spec: RunSpec) -> None:
+    if spec.export.out is not None and Path(spec.export.out).exists():
+        raise OutputExistsError(
+            f"The output folder {spec.export.out} exists already. Nothing is overwritten: name a "
+            f"folder that does not exist, or remove that one."
+        )
+
+
+def _runs(arguments: Namespace) -> None:
+    store = _store(arguments)
+    if arguments.run_id is None:
+        if arguments.delete:
+            raise BadInputError("No run was named to delete. Name one of 'qpruner runs'.")
+        records = store.list()
+        lines = [line for record in records for line in report.run_lines(record)[:1]]
+        documents = [report.run_document(record) for record in records]
+        _print(arguments, documents, lines or ["No runs yet. Start one with 'qpruner run'."])
+        return
+    record = store.read(arguments.run_id)
+    if arguments.delete:
+        store.delete(arguments.run_id)
+        _print(arguments, {"deleted": record.run_id}, [f"Deleted {record.run_id}."])
+        return
+    _print(arguments, report.run_document(record), report.run_lines(record))
+
+
+def _worker(arguments: Namespace) -> None:
+    from qpruner_core.worker import main as work  # noqa: PLC0415 - loads torch
+
+    given = ["--device", arguments.device]
+    for name in ("home", "database"):
+        if getattr(arguments, name):
+            given += [f"--{name}", getattr(arguments, name)]
+    work(given)
+
+
+def _doctor(arguments: Namespace) -> None:
+    findings = examine(_store(arguments))
+    lines = [f"{'ok ' if f['ok'] else 'NO '} {f['name']}: {f['found']}" for f in findings]
+    _print(arguments, {"findings": findings}, lines)
+    bad = [finding for finding in findings if not finding["ok"]]
+    if bad:
+        raise BadInputError(
+            "; ".join(f"{f['name']}: found {f['found']}, needed {f['needed']}" for f in bad) + "."
+        )

@@ -1,0 +1,190 @@
+"""Arguments in, nothing else: names and help of every command."""
+
+from __future__ import annotations
+
+import argparse
+
+from qpruner_core import __version__
+from qpruner_core.catalog import CRITERIA, EXPORTERS, PRECISIONS, STRATEGIES
+from qpruner_core.domain.spec import (
+    OBJECTIVES,
+    SCOPES,
+    SHAPES,
+    TIES,
+    DataSpec,
+    PruningSpec,
+    RecoverySpec,
+    SearchSpec,
+)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``qpruner``."""
+    parser = argparse.ArgumentParser(
+        prog="qpruner", description="Prune, quantise and recover language models under a memory budget."
+    )
+    parser.add_argument("--version", action="version", version=f"qpruner {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _inspect(commands)
+    _run(commands)
+    for name, words in _STEP_WORDS.items():
+        _step(commands, name, words)
+    _runs(commands)
+    _worker(commands)
+    _add(commands, "doctor", "say what this machine has and what is missing")
+    return parser
+
+
+_STEP_WORDS = {
+    "score": "score units and layers of a run",
+    "prune": "prune a run's model",
+    "evaluate": "measure a run's pruned model in full",
+    "search": "search precision plans for a run",
+    "recover": "train LoRA adapters on a run's chosen plan",
+    "export": "write a run's chosen plan as a checkpoint",
+}
+
+_Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def _add(commands: _Commands, name: str, words: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=words, description=words.capitalize() + ".")
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    parser.add_argument("--home", help="home folder; default QPRUNER_HOME or ~/.qpruner")
+    return parser
+
+
+def _inspect(commands: _Commands) -> None:
+    parser = _add(commands, "inspect", "say what a model is from its headers alone")
+    parser.add_argument("model", help="'demo', a local folder or a hub id")
+    _model_options(parser)
+
+
+def _model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--revision", help="branch, tag or commit on the hub")
+    parser.add_argument(
+        "--trust-remote-code", action="store_true", help="run Python files that come with the model"
+    )
+
+
+def _run(commands: _Commands) -> None:
+    parser = _add(commands, "run", "go down the whole line")
+    parser.add_argument("--model", default="demo", help="'demo', a local folder or a hub id")
+    _model_options(parser)
+    parser.add_argument("--name", default="", help="what you call the run")
+    _data_options(parser)
+    _compute_options(parser)
+    _score_options(parser)
+    _prune_options(parser)
+    _search_options(parser)
+    _recover_options(parser)
+    _export_options(parser)
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default 0)")
+
+
+def _step(commands: _Commands, name: str, words: str) -> None:
+    parser = _add(commands, name, words)
+    parser.add_argument("run_id", help="id of the run, as 'qpruner runs' lists it")
+    _compute_options(parser)
+    options = {
+        "score": _score_options,
+        "prune": _prune_options,
+        "search": _search_options,
+        "recover": _recover_options,
+        "export": _export_options,
+    }
+    if name in options:
+        options[name](parser)
+    parser.add_argument("--seed", type=int, help="seed of everything random")
+
+
+def _compute_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+
+
+def _data_options(parser: argparse.ArgumentParser) -> None:
+    default = DataSpec()
+    text = "'demo', 'wikitext2' or a UTF-8 text file"
+    parser.add_argument("--calibration", help=f"text that criteria see: {text}")
+    parser.add_argument("--training", help=f"text that recovery trains on: {text}")
+    parser.add_argument("--heldout", help=f"text that evaluation sees: {text}")
+    parser.add_argument("--tasks", help="'demo', 'none' or a folder of *.jsonl")
+    for name in ("sequence_length", "calibration_tokens", "heldout_tokens", "items_per_task"):
+        parser.add_argument(
+            "--" + name.replace("_", "-"),
+            type=int,
+            default=getattr(default, name),
+            help=f"default {getattr(default, name)}",
+        )
+
+
+def _score_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--criteria", help=f"comma-separated, of: {', '.join(CRITERIA.names())}"
+    )
+
+
+def _prune_options(parser: argparse.ArgumentParser) -> None:
+    default = PruningSpec()
+    units = [entry.name for entry in CRITERIA if entry.facts["scores"] == "units"]
+    parser.add_argument(
+        "--pruning-ratio",
+        type=float,
+        help=f"share of the units that leave, in [0, 1); default {default.ratio}",
+    )
+    parser.add_argument("--criterion", choices=units, help=f"default {default.criterion}")
+    parser.add_argument("--scope", choices=SCOPES, help=f"default {default.scope}")
+    parser.add_argument("--shape", choices=SHAPES, help=f"default {default.shape}")
+    parser.add_argument("--protect-first", type=int, help="first layers that lose nothing")
+    parser.add_argument("--protect-last", type=int, help="last layers that lose nothing")
+    parser.add_argument(
+        "--width-multiple", type=int, help=f"default {default.width_multiple}"
+    )
+
+
+def _search_options(parser: argparse.ArgumentParser) -> None:
+    default = SearchSpec()
+    parser.add_argument(
+        "--memory-budget",
+        help="fraction of the dense 16-bit bytes, or bytes with a unit such as '6 GiB'; "
+        f"default {default.memory_budget}",
+    )
+    parser.add_argument(
+        "--precisions", help=f"comma-separated, of: {', '.join(PRECISIONS.names())}"
+    )
+    parser.add_argument("--tie", choices=TIES, help=f"default {default.tie}")
+    parser.add_argument("--objective", choices=OBJECTIVES, help=f"default {default.objective}")
+    parser.add_argument(
+        "--strategy", choices=STRATEGIES.names(), help=f"default {default.strategy}"
+    )
+    parser.add_argument("--trials", type=int, help=f"plans to measure; default {default.n_trials}")
+
+
+def _recover_options(parser: argparse.ArgumentParser) -> None:
+    default = RecoverySpec()
+    parser.add_argument(
+        "--recovery-steps", type=int, help=f"optimiser steps, 0 skips; default {default.steps}"
+    )
+    parser.add_argument("--lora-rank", type=int, help=f"default {default.rank}")
+    parser.add_argument("--learning-rate", type=float, help=f"default {default.learning_rate}")
+
+
+def _export_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--format", choices=EXPORTERS.names(), help="default hf_mixed")
+    parser.add_argument("--out", help="folder to create; it must not exist yet")
+    parser.add_argument("--trial", type=int, help="number of the plan; default the chosen one")
+
+
+def _runs(commands: _Commands) -> None:
+    parser = _add(commands, "runs", "list runs, show one, or delete one")
+    parser.add_argument("run_id", nargs="?", help="show this run")
+    parser.add_argument("--delete", action="store_true", help="delete the named run and all of it")
+
+
+def _worker(commands: _Commands) -> None:
+    parser = _add(commands, "worker", "take jobs off the queue until stopped")
+    parser.add_argument("--database", help="queue database URL; default SQLite in the home folder")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")

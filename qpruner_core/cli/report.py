@@ -1,0 +1,203 @@
+"""What a command prints: one JSON document, or a few lines for a person."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from qpruner_core.domain.footprint import bits_per_weight, dense_bytes, format_bytes, plan_bytes
+from qpruner_core.domain.metrics import Metrics
+from qpruner_core.domain.plan import PrecisionPlan
+from qpruner_core.domain.record import ModelCard, RunRecord, Trial
+
+
+def write(text: str) -> None:
+    """Write a line to stdout."""
+    sys.stdout.write(text + "\n")
+
+
+def card_document(card: ModelCard, formats: dict[str, Any]) -> dict[str, Any]:
+    """Return what ``inspect`` says: sizes per precision are computed, not measured."""
+    layout = card.layout
+    return {
+        "model": card.source,
+        "revision": card.revision,
+        "architecture": layout.model_type,
+        "layers": layout.n_layers,
+        "hidden_size": layout.hidden_size,
+        "query_heads": layout.n_heads,
+        "kv_heads": layout.n_kv_heads,
+        "head_dim": layout.head_dim,
+        "vocabulary": layout.vocab_size,
+        "max_positions": card.max_positions,
+        "parameters": card.parameters,
+        "file_bytes": card.file_bytes,
+        "dtype": card.dtype,
+        "dense_16_bit_bytes": dense_bytes(layout),
+        "estimated_bytes": {
+            name: plan_bytes(layout, PrecisionPlan.uniform(layout, name), formats)
+            for name in formats
+        },
+        "kv_cache_bytes_per_token": layout.kv_cache_bytes(1),
+    }
+
+
+def run_document(record: RunRecord) -> dict[str, Any]:
+    """Return what is known of a run; every number was measured unless its key says otherwise."""
+    document: dict[str, Any] = {
+        "run_id": record.run_id,
+        "name": record.spec.name,
+        "created_at": record.created_at,
+        "model": record.spec.model.source,
+        "next_step": record.next_step,
+        "seconds": {step: round(seconds, 3) for step, seconds in record.seconds.items()},
+    }
+    if record.prune is not None:
+        pruned = record.prune
+        document["pruning"] = {
+            "ratio": pruned.spec.ratio,
+            "criterion": pruned.spec.criterion,
+            "parameters_before": pruned.parameters_before,
+            "parameters_after": pruned.parameters_after,
+            "before": metrics_document(pruned.before),
+            "after": metrics_document(pruned.after),
+            "warnings": list(pruned.warnings),
+        }
+    if record.evaluate is not None:
+        document["evaluation"] = metrics_document(record.evaluate)
+    if record.search is not None:
+        found = record.search
+        document |= {
+            "budget_bytes": found.budget_bytes,
+            "baselines": [trial_document(trial) for trial in found.baselines],
+            "trials": [trial_document(trial) for trial in found.trials],
+            "front": list(found.front),
+            "chosen": found.chosen,
+        }
+    if record.recover is not None:
+        recovered = record.recover
+        document["recovery"] = {
+            "steps": len(recovered.losses),
+            "trial": recovered.spec.trial,
+            "before": metrics_document(recovered.before),
+            "after": metrics_document(recovered.after),
+            "losses": list(recovered.losses),
+            "adapter": recovered.adapter,
+            "trainable_parameters": recovered.trainable_parameters,
+            "estimated_memory_bytes": recovered.estimated_memory_bytes,
+            "peak_memory_bytes": recovered.peak_memory_bytes,
+        }
+    if record.export is not None:
+        written = record.export
+        document["export"] = {
+            "path": written.path,
+            "format": written.spec.format,
+            "trial": written.spec.trial,
+            "bytes": written.size_bytes,
+            "planned_bytes": written.planned_bytes,
+            "reload_logits_equal": written.reload_logits_equal,
+            "max_logit_difference": written.max_logit_difference,
+            "files": dict(written.files),
+        }
+    return document
+
+
+def metrics_document(metrics: Metrics) -> dict[str, Any]:
+    """Return measured numbers by name."""
+    return {
+        "loss": metrics.loss,
+        "perplexity": metrics.perplexity,
+        "accuracy": metrics.accuracy,
+        "standard_error": metrics.standard_error,
+        "tasks": {name: result.accuracy for name, result in metrics.tasks.items()},
+        "weight_bytes": metrics.weight_bytes,
+        "prefill_tokens_per_second": metrics.prefill_tokens_per_second,
+        "decode_tokens_per_second": metrics.decode_tokens_per_second,
+        "peak_memory_bytes": metrics.peak_memory_bytes,
+        "device": metrics.device,
+    }
+
+
+def trial_document(trial: Trial) -> dict[str, Any]:
+    """Return one measured plan; a failed one carries its reason instead of numbers."""
+    document: dict[str, Any] = {
+        "number": trial.number,
+        "name": trial.name,
+        "state": trial.state,
+        "plan": dict(trial.plan.precisions),
+    }
+    if trial.metrics is None:
+        return document | {"reason": trial.reason}
+    return document | {
+        "loss": trial.metrics.loss,
+        "accuracy": trial.metrics.accuracy,
+        "weight_bytes": trial.metrics.weight_bytes,
+    }
+
+
+def card_lines(document: dict[str, Any]) -> list[str]:
+    """Return a model card for a person."""
+    lines = [
+        f"{document['model']}: {document['architecture']}, {document['layers']} layers, "
+        f"hidden {document['hidden_size']}, {document['query_heads']} query heads and "
+        f"{document['kv_heads']} KV heads of {document['head_dim']}",
+        f"{document['parameters']:,} parameters, {format_bytes(document['file_bytes'])} on disk "
+        f"({document['dtype']})",
+        "Estimated weight memory, scales and tables included:",
+    ]
+    lines += [
+        f"  {name:<6}{format_bytes(size):>12}" for name, size in document["estimated_bytes"].items()
+    ]
+    per_token = format_bytes(document["kv_cache_bytes_per_token"])
+    return [*lines, f"KV cache per token: {per_token}"]
+
+
+def run_lines(record: RunRecord) -> list[str]:
+    """Return what is known of a run for a person."""
+    lines = [f"{record.run_id}  {record.spec.model.source}  next step: {record.next_step or 'none'}"]
+    if record.prune is not None:
+        pruned = record.prune
+        lines.append(
+            f"pruned {pruned.spec.ratio:.0%} by {pruned.spec.criterion}: "
+            f"{pruned.parameters_before:,} -> {pruned.parameters_after:,} parameters, "
+            f"loss {pruned.before.loss:.3f} -> {pruned.after.loss:.3f}, "
+            f"accuracy {pruned.before.accuracy:.1%} -> {pruned.after.accuracy:.1%}"
+        )
+        lines += list(pruned.warnings)
+    if record.search is not None:
+        lines += _search_lines(record)
+    if record.recover is not None:
+        before, after = record.recover.before, record.recover.after
+        lines.append(
+            f"recovered: loss {before.loss:.3f} -> {after.loss:.3f}, "
+            f"accuracy {before.accuracy:.1%} -> {after.accuracy:.1%}"
+        )
+    if record.export is not None:
+        written = record.export
+        proof = "same logits" if written.reload_logits_equal else "LOGITS DIFFER"
+        lines.append(
+            f"exported {format_bytes(written.size_bytes)} to {written.path} (reloaded: {proof})"
+        )
+    return lines
+
+
+def _search_lines(record: RunRecord) -> list[str]:
+    found = record.search
+    layout = record.layout
+    if found is None or layout is None:
+        return []
+    lines = [f"budget {format_bytes(found.budget_bytes)}; measured front:"]
+    for trial in (*found.baselines, *found.trials):
+        if trial.metrics is None or not (trial.number in found.front or trial.name):
+            continue
+        metrics = trial.metrics
+        marks = ("*" if trial.number in found.front else " ") + (
+            ">" if trial.number == found.chosen else " "
+        )
+        lines.append(
+            f"  {marks} {trial.name or f'trial {trial.number}':<22}"
+            f"{format_bytes(metrics.weight_bytes):>10}"
+            f"{bits_per_weight(layout, metrics.weight_bytes):>7.2f} bits  "
+            f"loss {metrics.loss:.4f}  accuracy {metrics.accuracy:.1%}"
+        )
+    return [*lines, "  (* on the front, > chosen)"]
