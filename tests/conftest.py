@@ -1,4 +1,5 @@
-"""What every test may ask for: a random two-layer Llama with grouped-query attention, on disk and in memory.
+"""What every test may ask for: a random two-layer Llama with grouped-query attention, on disk and
+in memory.
 
 Torch is imported inside fixtures, so that tests of the browser side stay light.
 """
@@ -18,7 +19,8 @@ from qpruner_core.models.architectures import llama
 if TYPE_CHECKING:
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-# Two OpenMP pools on the same cores spin against each other; torch reads these when it is first imported.
+# Two OpenMP pools on the same cores spin against each other; torch reads these when it is first
+# imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -45,7 +47,8 @@ def tiny_config() -> LlamaConfig:
         num_key_value_heads=2,
         head_dim=16,
         max_position_embeddings=256,
-        # Larger than usual, so that attention and MLP visibly change the logits of an untrained model.
+        # Larger than usual, so that attention and MLP visibly change the logits of an untrained
+        # model.
         initializer_range=0.1,
         bos_token_id=1,
         eos_token_id=2,

@@ -25,7 +25,9 @@ def units_first(tensor: torch.Tensor, part: UnitSlice, n_units: int) -> torch.Te
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CoupledGroup:
-    """One coupled group of a model in memory. Matrices are made when asked for and hold no memory afterwards."""
+    """One coupled group of a model in memory. Matrices are made when asked for and hold no memory
+    afterwards.
+    """
 
     layout: GroupLayout
     """Which entries of which tensors the units own."""
@@ -59,7 +61,9 @@ class CoupledGroup:
 
     @property
     def weights(self) -> list[torch.Tensor]:
-        """Weights per slice, each ``(n_units, weights_per_unit)`` in the model's dtype, without history."""
+        """Weights per slice, each ``(n_units, weights_per_unit)`` in the model's dtype, without
+        history.
+        """
         return self._units_first([parameter.detach() for parameter in self.views])
 
     @property
@@ -84,7 +88,9 @@ class CoupledGroup:
 
 
 def coupled_groups(model: nn.Module, layout: ModelLayout) -> list[CoupledGroup]:
-    """Return the coupled groups of a model in the order of its layout: by layer, attention before MLP."""
+    """Return the coupled groups of a model in the order of its layout: by layer, attention before
+    MLP.
+    """
     return [
         CoupledGroup(group, tuple(model.get_parameter(part.tensor) for part in group.slices))
         for group in layout.groups

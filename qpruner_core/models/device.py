@@ -1,4 +1,6 @@
-"""Where tensors live and in which dtype they are computed: CUDA in bf16 when there is one, else the CPU in fp32."""
+"""Where tensors live and in which dtype they are computed: CUDA in bf16 when there is one, else
+the CPU in fp32.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ class Device:
     index: int
     """Number of the card; 0 on the CPU."""
     name: str
-    """``"cpu"``, or the card's name as its driver tells it; stands beside every measured number."""
+    """``"cpu"``, or the card's name as its driver tells it; stands beside every measured
+    number."""
     compute_dtype: torch.dtype
     """Dtype of weights and activations outside packed storage."""
 
@@ -34,7 +37,8 @@ def pick_device(kind: str = "auto") -> Device:
     """Return the CUDA card of this process when there is one, else the CPU.
 
     Args:
-        kind: ``"auto"``, ``"cpu"`` or ``"cuda"``. Cards are chosen by ``CUDA_VISIBLE_DEVICES``: one worker sees one.
+        kind: ``"auto"``, ``"cpu"`` or ``"cuda"``. Cards are chosen by ``CUDA_VISIBLE_DEVICES``:
+            one worker sees one.
 
     Raises:
         BadInputError: The kind is unknown, or CUDA was asked for and is not there.
@@ -43,8 +47,8 @@ def pick_device(kind: str = "auto") -> Device:
         raise BadInputError(f"There is no device {kind!r}. Choose one of {', '.join(KINDS)}.")
     if kind == "cuda" and not torch.cuda.is_available():
         raise BadInputError(
-            "The device 'cuda' was asked for, but torch finds no CUDA card. Choose 'cpu' or 'auto', or check the "
-            "driver with nvidia-smi."
+            "The device 'cuda' was asked for, but torch finds no CUDA card. Choose 'cpu' or "
+            "'auto', or check the driver with nvidia-smi."
         )
     if kind == "cpu" or not torch.cuda.is_available():
         # bf16 is several times slower than fp32 on CPUs without AVX512_BF16, fp16 on all of them.

@@ -1,7 +1,8 @@
-"""A decoder taken apart: what enters its first layer, any stretch of layers, and the loss at the end.
+"""A decoder taken apart: what enters its first layer, any stretch of layers, and the loss at the
+end.
 
-Sensitivities cache hidden states before the changed layer, and evaluation keeps the logits of one sequence at a
-time; both need the forward pass in pieces that together equal the model's own.
+Sensitivities cache hidden states before the changed layer, and evaluation keeps the logits of one
+sequence at a time; both need the forward pass in pieces that together equal the model's own.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ class LayerInputs:
     kwargs: Mapping[str, Any]
     """Keyword arguments of layer 0: attention mask, position embeddings and so on."""
     by_layer: tuple[Mapping[str, Any], ...] = ()
-    """Keyword arguments of every layer, where they differ (sliding and full attention mixed); empty: all as layer 0."""
+    """Keyword arguments of every layer, where they differ (sliding and full attention mixed);
+    empty: all as layer 0."""
 
     def at(self, hidden: torch.Tensor) -> LayerInputs:
         """Return the same batch with other hidden states, such as those before a later layer."""
@@ -46,9 +48,9 @@ def decoder_layers(model: nn.Module, layout: ModelLayout) -> list[nn.Module]:
 def first_inputs(model: nn.Module, layout: ModelLayout, ids: torch.Tensor) -> LayerInputs:
     """Return what the model hands its decoder layers for token ids ``(B, T)``.
 
-    The decoder runs once with its layers bypassed, so masks and positions are the model's own whatever its family or
-    attention implementation. Gradients flow as the surrounding context says. Not safe while another thread uses
-    the model.
+    The decoder runs once with its layers bypassed, so masks and positions are the model's own
+    whatever its family or attention implementation. Gradients flow as the surrounding context
+    says. Not safe while another thread uses the model.
     """
     decoder = model.get_submodule(layout.layer_prefix.rpartition(".")[0])
     layers = decoder_layers(model, layout)
@@ -91,7 +93,8 @@ def run_layers(
     start: int = 0,
     stop: int | None = None,
 ) -> torch.Tensor:
-    """Return the hidden states ``(B, T, H)`` after layers ``start`` to ``stop`` (exclusive; None: the last).
+    """Return the hidden states ``(B, T, H)`` after layers ``start`` to ``stop`` (exclusive; None:
+    the last).
 
     ``inputs.hidden`` are the states before layer ``start``.
     """
@@ -103,14 +106,17 @@ def run_layers(
 
 
 def final_logits(model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
-    """Return the logits ``(..., vocabulary)`` for hidden states ``(..., H)`` after the last layer."""
+    """Return the logits ``(..., vocabulary)`` for hidden states ``(..., H)`` after the last
+    layer.
+    """
     whole = cast("Any", model)
     logits: torch.Tensor = whole.get_output_embeddings()(whole.get_decoder().norm(hidden))
     return logits
 
 
 def sequence_losses(model: nn.Module, hidden: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """Return the mean negative log-likelihood of every sequence, ``(B,)``, nats per predicted token.
+    """Return the mean negative log-likelihood of every sequence, ``(B,)``, nats per predicted
+    token.
 
     Args:
         model: The model whose final norm and head are used.

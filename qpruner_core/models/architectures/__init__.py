@@ -1,1 +1,3 @@
-"""One file per family: `layout(config) -> ModelLayout`, from `config.json` alone and without torch."""
+"""One file per family: `layout(config) -> ModelLayout`, from `config.json` alone and without
+torch.
+"""

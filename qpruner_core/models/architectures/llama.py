@@ -1,8 +1,9 @@
 """Llama and its near kin: pre-norm decoders with grouped-query attention and a gated MLP.
 
-The families differ in where biases stand and in a few norms; everything a unit owns lies in the same places. A KV
-head leaves with all its query heads, so that `num_key_value_groups` holds in every layer. Biases of the output
-projections and norms over `head_dim` belong to no unit and stay whole.
+The families differ in where biases stand and in a few norms; everything a unit owns lies in the
+same places. A KV head leaves with all its query heads, so that `num_key_value_groups` holds in
+every layer. Biases of the output projections and norms over `head_dim` belong to no unit and stay
+whole.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ _DEFAULTS: Mapping[str, Mapping[str, int | bool]] = {
     "qwen2": {"num_key_value_heads": 32},
     "qwen3": {"num_key_value_heads": 32, "head_dim": 128},
 }
-"""What `transformers` assumes when a config of the family does not state a key; Llama derives both."""
+"""What `transformers` assumes when a config of the family does not state a key; Llama derives
+both."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +62,8 @@ def layout(config: Mapping[str, Any]) -> ModelLayout:
     """Return the units and Linears of a llama, mistral, qwen2 or qwen3 model.
 
     Args:
-        config: The content of `config.json`. Layers of unequal width are read from the key ``qpruner_widths``
-            (group name -> units), which our exported folders carry.
+        config: The content of `config.json`. Layers of unequal width are read from the key
+            ``qpruner_widths`` (group name -> units), which our exported folders carry.
 
     Raises:
         UnsupportedModelError: A needed key is missing or a number does not fit.
@@ -137,7 +139,9 @@ def _linear(
 def _slices(
     module: str, rows: Mapping[str, int], output: tuple[str, int], *, has_bias: bool
 ) -> tuple[UnitSlice, ...]:
-    """Return the slices of a block: rows of its input projections, columns of its output projection."""
+    """Return the slices of a block: rows of its input projections, columns of its output
+    projection.
+    """
     slices: list[UnitSlice] = []
     for role, unit_size in rows.items():
         leaves = ("weight", "bias") if has_bias else ("weight",)
@@ -191,8 +195,8 @@ def _read_shape(config: Mapping[str, Any]) -> _Shape:
     head_dim = hidden // heads if filled.get("head_dim") is None else _positive(filled, "head_dim")
     if heads % kv_heads:
         raise UnsupportedModelError(
-            f"The config states {heads} query heads and {kv_heads} KV heads, which do not divide them. Every KV "
-            f"head must serve the same number of query heads; correct config.json."
+            f"The config states {heads} query heads and {kv_heads} KV heads, which do not divide "
+            "them. Every KV head must serve the same number of query heads; correct config.json."
         )
     return _Shape(
         model_type=family,
@@ -221,15 +225,15 @@ def _read_widths(config: Mapping[str, Any], n_layers: int) -> dict[str, int]:
     stated = config.get(WIDTHS_KEY) or {}
     if not isinstance(stated, Mapping):
         raise UnsupportedModelError(
-            f"The config key {WIDTHS_KEY!r} holds a {type(stated).__name__}, but a table of group name -> units "
-            f"is needed. Export the model again."
+            f"The config key {WIDTHS_KEY!r} holds a {type(stated).__name__}, but a table of group "
+            "name -> units is needed. Export the model again."
         )
     known = {f"{PREFIX}.{i}.{block}" for i in range(n_layers) for block in ("self_attn", "mlp")}
     unknown = sorted(set(stated) - known)
     if unknown:
         raise UnsupportedModelError(
-            f"The config key {WIDTHS_KEY!r} names {', '.join(map(repr, unknown))}, which a model of {n_layers} "
-            f"layers does not have. Export the model again."
+            f"The config key {WIDTHS_KEY!r} names {', '.join(map(repr, unknown))}, which a model "
+            f"of {n_layers} layers does not have. Export the model again."
         )
     return {name: _positive(stated, name) for name in stated}
 
@@ -238,7 +242,7 @@ def _positive(config: Mapping[str, Any], key: str) -> int:
     value = config.get(key)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise UnsupportedModelError(
-            f"The config states {key} as {value!r}, but a whole number of 1 or more is needed. Check that "
-            f"config.json belongs to this model and is complete."
+            f"The config states {key} as {value!r}, but a whole number of 1 or more is needed. "
+            "Check that config.json belongs to this model and is complete."
         )
     return value

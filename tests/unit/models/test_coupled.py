@@ -1,0 +1,62 @@
+"""Units-first views show exactly the weights that leave with a unit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from qpruner_core.domain.layout import UnitSlice
+from qpruner_core.models.coupled import coupled_groups, units_first
+
+
+def test_groups_come_in_layout_order(tiny_model, tiny_layout):
+    groups = coupled_groups(tiny_model, tiny_layout)
+    assert [(g.name, g.layer, g.kind, g.n_units) for g in groups] == [
+        (g.name, g.layer, g.kind, g.n_units) for g in tiny_layout.groups
+    ]
+    assert groups[0].device == torch.device("cpu")
+
+
+def test_a_kv_head_sees_its_query_rows_and_its_output_columns(tiny_model, tiny_layout):
+    group = coupled_groups(tiny_model, tiny_layout)[0]
+    attention = tiny_model.model.layers[0].self_attn
+    query, key, value, output = group.weights
+    assert torch.equal(query[1], attention.q_proj.weight[32:64].flatten())
+    assert torch.equal(key[1], attention.k_proj.weight[16:32].flatten())
+    assert torch.equal(value[0], attention.v_proj.weight[0:16].flatten())
+    assert torch.equal(output[1], attention.o_proj.weight[:, 32:64].t().flatten())
+
+
+def test_an_mlp_channel_sees_two_rows_and_one_column(tiny_model, tiny_layout):
+    group = coupled_groups(tiny_model, tiny_layout)[3]
+    mlp = tiny_model.model.layers[1].mlp
+    gate, up, down = group.weights
+    assert torch.equal(gate[7], mlp.gate_proj.weight[7])
+    assert torch.equal(up[7], mlp.up_proj.weight[7])
+    assert torch.equal(down[7], mlp.down_proj.weight[:, 7])
+
+
+def test_slices_with_an_offset_read_their_own_part_of_a_fused_tensor():
+    fused = torch.arange(24.0).reshape(8, 3)
+    part = UnitSlice(tensor="qkv.weight", axis=0, unit_size=2, offset=4)
+    assert torch.equal(units_first(fused, part, 2)[1], fused[6:8].flatten())
+
+
+def test_gradients_are_shaped_like_weights_and_belong_to_the_same_entries(tiny_model, tiny_layout):
+    ids = torch.arange(8)[None]
+    tiny_model(ids, labels=ids).loss.backward()
+    for group in coupled_groups(tiny_model, tiny_layout):
+        assert [g.shape for g in group.gradients] == [w.shape for w in group.weights]
+    down = coupled_groups(tiny_model, tiny_layout)[1].gradients[2]
+    assert torch.equal(down, tiny_model.model.layers[0].mlp.down_proj.weight.grad.t())
+
+
+def test_without_a_backward_pass_gradients_say_so(tiny_model, tiny_layout):
+    with pytest.raises(RuntimeError, match="run backward first"):
+        _ = coupled_groups(tiny_model, tiny_layout)[0].gradients
+
+
+def test_weights_carry_no_history(tiny_model, tiny_layout):
+    assert not any(
+        w.requires_grad for g in coupled_groups(tiny_model, tiny_layout) for w in g.weights
+    )
