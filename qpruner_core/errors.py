@@ -15,8 +15,8 @@
     ├── NotReadyError                a step whose input an earlier step has not made yet
     └── NonFiniteLossError           a loss that is not a number
 
-Every message says what was found, what is needed and what to do. Anything else that is raised is a bug of
-ours and keeps its traceback.
+Every message says what was found, what is needed and what to do. Anything else that is raised is a
+bug of ours and keeps its traceback.
 """
 
 
@@ -53,7 +53,9 @@ class IncompatibleShapeError(QPrunerError):
 
 
 class InfeasibleBudgetError(QPrunerError):
-    """A memory budget below what the smallest plan needs; the message names the smallest possible."""
+    """A memory budget below what the smallest plan needs; the message names the smallest
+    possible.
+    """
 
 
 class InfeasibleRatioError(QPrunerError):

@@ -1,7 +1,7 @@
 """How a name becomes an object: entries are data, targets are imported on first use.
 
-The browser side lists entries, draws their options and reads their facts without importing torch; the
-worker calls `Registry.create`, which imports the target.
+The browser side lists entries, draws their options and reads their facts without importing torch;
+the worker calls `Registry.create`, which imports the target.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The command line: all that the pages do, for scripts and clusters.
 
-Exit codes: 0 done, 2 the person can fix it (one sentence on stderr), 1 our bug (traceback). With ``--json``
-one JSON document stands on stdout and nothing else.
+Exit codes: 0 done, 2 the person can fix it (one sentence on stderr), 1 our bug (traceback). With
+``--json`` one JSON document stands on stdout and nothing else.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write("Stopped. What was finished is kept; the same command goes on from there.\n")
+        sys.stderr.write(
+            "Stopped. What was finished is kept; the same command goes on from there.\n"
+        )
         return 130
     return 0

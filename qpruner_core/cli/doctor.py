@@ -10,9 +10,9 @@ import sys
 from typing import Any
 
 from qpruner_core.domain.footprint import format_bytes
+from qpruner_core.domain.spec import ModelSpec
 from qpruner_core.errors import QPrunerError
 from qpruner_core.inspection import inspect_model
-from qpruner_core.domain.spec import ModelSpec
 from qpruner_core.store.records import RunStore
 
 PACKAGES = (

@@ -21,7 +21,8 @@ from qpruner_core.domain.spec import (
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of ``qpruner``."""
     parser = argparse.ArgumentParser(
-        prog="qpruner", description="Prune, quantise and recover language models under a memory budget."
+        prog="qpruner",
+        description="Prune, quantise and recover language models under a memory budget.",
     )
     parser.add_argument("--version", action="version", version=f"qpruner {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -63,7 +64,9 @@ def _inspect(commands: _Commands) -> None:
 def _model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", help="branch, tag or commit on the hub")
     parser.add_argument(
-        "--trust-remote-code", action="store_true", help="run Python files that come with the model"
+        "--trust-remote-code",
+        action="store_true",
+        help="run Python files that come with the model",
     )
 
 
@@ -79,7 +82,9 @@ def _run(commands: _Commands) -> None:
     _search_options(parser)
     _recover_options(parser)
     _export_options(parser)
-    parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of everything random (default 0)"
+    )
 
 
 def _step(commands: _Commands, name: str, words: str) -> None:
@@ -122,9 +127,7 @@ def _data_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _score_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--criteria", help=f"comma-separated, of: {', '.join(CRITERIA.names())}"
-    )
+    parser.add_argument("--criteria", help=f"comma-separated, of: {', '.join(CRITERIA.names())}")
 
 
 def _prune_options(parser: argparse.ArgumentParser) -> None:
@@ -140,9 +143,7 @@ def _prune_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shape", choices=SHAPES, help=f"default {default.shape}")
     parser.add_argument("--protect-first", type=int, help="first layers that lose nothing")
     parser.add_argument("--protect-last", type=int, help="last layers that lose nothing")
-    parser.add_argument(
-        "--width-multiple", type=int, help=f"default {default.width_multiple}"
-    )
+    parser.add_argument("--width-multiple", type=int, help=f"default {default.width_multiple}")
 
 
 def _search_options(parser: argparse.ArgumentParser) -> None:

@@ -146,7 +146,8 @@ def card_lines(document: dict[str, Any]) -> list[str]:
         "Estimated weight memory, scales and tables included:",
     ]
     lines += [
-        f"  {name:<6}{format_bytes(size):>12}" for name, size in document["estimated_bytes"].items()
+        f"  {name:<6}{format_bytes(size):>12}"
+        for name, size in document["estimated_bytes"].items()
     ]
     per_token = format_bytes(document["kv_cache_bytes_per_token"])
     return [*lines, f"KV cache per token: {per_token}"]
@@ -154,7 +155,9 @@ def card_lines(document: dict[str, Any]) -> list[str]:
 
 def run_lines(record: RunRecord) -> list[str]:
     """Return what is known of a run for a person."""
-    lines = [f"{record.run_id}  {record.spec.model.source}  next step: {record.next_step or 'none'}"]
+    lines = [
+        f"{record.run_id}  {record.spec.model.source}  next step: {record.next_step or 'none'}"
+    ]
     if record.prune is not None:
         pruned = record.prune
         lines.append(

@@ -1,1 +1,3 @@
-"""What flows down the line: frozen values that hold no tensors and check themselves on creation."""
+"""What flows down the line: frozen values that hold no tensors and check themselves on
+creation.
+"""

@@ -1,7 +1,9 @@
-"""Memory means bytes: what weights take with their scales and tables, computed without the weights.
+"""Memory means bytes: what weights take with their scales and tables, computed without the
+weights.
 
-These figures are exact for the formats they describe; a contract test packs a real Linear in every precision
-and compares. They are called *estimated* on screen until the packed model itself has been counted.
+These figures are exact for the formats they describe; a contract test packs a real Linear in every
+precision and compares. They are called *estimated* on screen until the packed model itself has
+been counted.
 """
 
 from __future__ import annotations
@@ -63,7 +65,9 @@ def dense_bytes(layout: ModelLayout) -> int:
 def plan_bytes(
     layout: ModelLayout, plan: PrecisionPlan, formats: Mapping[str, PrecisionFormat]
 ) -> int:
-    """Return the bytes of the whole model under a precision plan, embeddings and norms at 16 bit."""
+    """Return the bytes of the whole model under a precision plan, embeddings and norms at 16
+    bit.
+    """
     packed = sum(
         formats[plan.precisions[linear.name]].linear_bytes(linear) for linear in layout.linears
     )
@@ -95,8 +99,8 @@ def parse_budget(text: str, reference_bytes: int) -> int:
     """Return a memory budget in bytes.
 
     Args:
-        text: A fraction of the dense 16-bit bytes in (0, 1], such as ``0.45``, or bytes with a unit, such as
-            ``6.5 GiB`` or ``700MB``.
+        text: A fraction of the dense 16-bit bytes in (0, 1], such as ``0.45``, or bytes with a
+            unit, such as ``6.5 GiB`` or ``700MB``.
         reference_bytes: Bytes of the dense 16-bit model.
 
     Raises:

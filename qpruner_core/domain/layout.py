@@ -1,8 +1,9 @@
-"""A model as its config describes it: which tensors a unit owns and which Linears carry a precision.
+"""A model as its config describes it: which tensors a unit owns and which Linears carry a
+precision.
 
-A layout is computed from `config.json` alone, without torch. The same layout drives the byte estimates of the
-browser side, the unit views that criteria score and the slicing of tensors in surgery, so the three cannot
-disagree about what a unit is.
+A layout is computed from `config.json` alone, without torch. The same layout drives the byte
+estimates of the browser side, the unit views that criteria score and the slicing of tensors in
+surgery, so the three cannot disagree about what a unit is.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ STRICT = {"extra": "forbid"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitSlice:
-    """Where the units of a group lie in one tensor: unit u owns ``unit_size`` consecutive entries of an axis."""
+    """Where the units of a group lie in one tensor: unit u owns ``unit_size`` consecutive entries
+    of an axis.
+    """
 
     __pydantic_config__: ClassVar[dict[str, str]] = STRICT
 
@@ -55,12 +58,16 @@ class GroupLayout:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinearLayout:
-    """One Linear inside a decoder layer: the smallest thing that carries a precision of its own."""
+    """One Linear inside a decoder layer: the smallest thing that carries a precision of its
+    own.
+    """
 
     __pydantic_config__: ClassVar[dict[str, str]] = STRICT
 
     name: str
-    """Module name, such as ``model.layers.0.self_attn.q_proj``; its weight is ``name + ".weight"``."""
+    """Module name, such as ``model.layers.0.self_attn.q_proj``; its weight is ``name +
+    ".weight"``.
+    """
     layer: int
     """Index of the decoder layer, from 0."""
     role: str
@@ -160,7 +167,8 @@ def _with_units(group: GroupLayout, kept: int) -> GroupLayout:
         before = (
             other.unit_size * gone
             for other in group.slices
-            if (other.tensor, other.axis) == (part.tensor, part.axis) and other.offset < part.offset
+            if (other.tensor, other.axis) == (part.tensor, part.axis)
+            and other.offset < part.offset
         )
         return part.offset - sum(before)
 

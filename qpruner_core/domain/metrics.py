@@ -63,8 +63,8 @@ class Metrics:
     def __post_init__(self) -> None:
         if not isfinite(self.loss):
             raise NonFiniteLossError(
-                f"The evaluation gave a loss of {self.loss}; a finite number is needed. Give the most "
-                f"sensitive layers a higher precision or lower the pruning ratio."
+                f"The evaluation gave a loss of {self.loss}; a finite number is needed. Give the "
+                f"most sensitive layers a higher precision or lower the pruning ratio."
             )
         if not 0.0 <= self.accuracy <= 1.0:
             raise ValueError(f"accuracy is a fraction in [0, 1], got {self.accuracy}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, ClassVar
 
 from qpruner_core.errors import BadInputError
@@ -23,7 +25,9 @@ class PruningPlan:
     kept: Mapping[str, tuple[int, ...]]
     """Group name -> indices of the units that stay, ascending, at least one."""
     shape: str = "per-layer"
-    """``"per-layer"`` (every layer its own widths) or ``"uniform"`` (one width per kind for the model)."""
+    """``"per-layer"`` (every layer its own widths) or ``"uniform"`` (one width per kind for the
+    model).
+    """
 
     def __post_init__(self) -> None:
         for name, units in self.kept.items():
@@ -32,7 +36,8 @@ class PruningPlan:
                     f"The pruning plan leaves no unit in {name!r}; every group needs at least one. "
                     f"Lower the ratio or protect the layer."
                 )
-            if any(b <= a for a, b in zip(units, units[1:], strict=False)) or units[0] < 0:
+            # Kept in C: a slider makes a plan of 300,000 channels at every move.
+            if units[0] < 0 or any(map(operator.ge, units, islice(units, 1, None))):
                 raise ValueError(f"kept units of {name!r} must be ascending indices >= 0")
 
     @property
@@ -65,5 +70,7 @@ class PrecisionPlan:
 
     @property
     def key(self) -> str:
-        """A short text that is equal exactly for equal plans; used to never measure a plan twice."""
+        """A short text that is equal exactly for equal plans; used to never measure a plan
+        twice.
+        """
         return ",".join(self.precisions[name] for name in sorted(self.precisions))

@@ -196,7 +196,9 @@ class RecoveryOutcome:
     estimated_memory_bytes: int
     """Training memory estimated beforehand."""
     peak_memory_bytes: int | None
-    """Measured: peak of the CUDA allocator, or growth of resident memory on CPU; None if unknown."""
+    """Measured: peak of the CUDA allocator, or growth of resident memory on CPU; None if
+    unknown.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,7 +215,9 @@ class ExportOutcome:
     planned_bytes: int
     """Bytes implied by the plan's formats."""
     reload_logits_equal: bool
-    """Whether a fresh process opened it with stock transformers and gave the same logits, bit for bit."""
+    """Whether a fresh process opened it with stock transformers and gave the same logits, bit for
+    bit.
+    """
     max_logit_difference: float
     """Largest absolute difference seen in that check."""
     files: Mapping[str, str]

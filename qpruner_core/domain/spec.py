@@ -1,6 +1,8 @@
-"""What a person asks for: one value per step of the line, complete and checked before anything is computed.
+"""What a person asks for: one value per step of the line, complete and checked before anything is
+computed.
 
-Names of catalogue entries are checked where the catalogue is known (`qpruner_core.catalog.check_spec`), ranges here.
+Names of catalogue entries are checked where the catalogue is known
+(`qpruner_core.catalog.check_spec`), ranges here.
 """
 
 from __future__ import annotations
@@ -44,13 +46,17 @@ class DataSpec:
     __pydantic_config__: ClassVar[dict[str, str]] = STRICT
 
     calibration: str = "demo"
-    """Text that criteria and signals see: ``"demo"``, ``"wikitext2"`` (hub) or the path of a UTF-8 file."""
+    """Text that criteria and signals see: ``"demo"``, ``"wikitext2"`` (hub) or the path of a UTF-8
+    file.
+    """
     training: str = "demo"
     """Text that recovery trains on; same values."""
     heldout: str = "demo"
     """Text that evaluation sees; same values."""
     tasks: str = "demo"
-    """Multiple-choice items: ``"demo"``, ``"none"``, or the path of a folder of ``*.jsonl`` files."""
+    """Multiple-choice items: ``"demo"``, ``"none"``, or the path of a folder of ``*.jsonl``
+    files.
+    """
     sequence_length: int = 128
     """Tokens per sequence; >= 8."""
     calibration_tokens: int = 8192
@@ -69,7 +75,8 @@ class DataSpec:
         for name in ("calibration_tokens", "heldout_tokens"):
             _require(
                 getattr(self, name) >= self.sequence_length,
-                f"{name} is {getattr(self, name)}, less than one sequence of {self.sequence_length}",
+                f"{name} is {getattr(self, name)}, less than one sequence "
+                f"of {self.sequence_length}",
                 "Raise it to at least one sequence.",
             )
         _require(
@@ -85,7 +92,13 @@ class ImportanceSpec:
 
     __pydantic_config__: ClassVar[dict[str, str]] = STRICT
 
-    criteria: tuple[str, ...] = ("taylor", "magnitude", "random", "mutual_information", "block_influence")
+    criteria: tuple[str, ...] = (
+        "taylor",
+        "magnitude",
+        "random",
+        "mutual_information",
+        "block_influence",
+    )
     """Catalogue names, unit criteria and layer signals alike; at least one."""
     options: Mapping[str, Mapping[str, bool | int | float | str]] = field(default_factory=dict)
     """Criterion name -> its options."""
@@ -107,11 +120,15 @@ class PruningSpec:
     criterion: str = "taylor"
     """Catalogue name of a unit criterion."""
     scope: str = "per-layer"
-    """``"per-layer"``: every layer loses the same share; ``"global"``: the least important of all."""
+    """``"per-layer"``: every layer loses the same share; ``"global"``: the least important of
+    all.
+    """
     shape: str = "per-layer"
     """``"per-layer"`` widths (best quality) or ``"uniform"`` widths (opens everywhere)."""
     protect_first: int | None = None
-    """First layers that lose nothing; None for 4 on models of 20 layers or more, scaled down below."""
+    """First layers that lose nothing; None for 4 on models of 20 layers or more, scaled down
+    below.
+    """
     protect_last: int | None = None
     """Last layers that lose nothing; None for 2, scaled down likewise."""
     width_multiple: int = 64
@@ -154,7 +171,8 @@ class SearchSpec:
     precisions: tuple[str, ...] = ("nf4", "int8", "bf16")
     """Catalogue names a Linear may get; at least one."""
     tie: str = "layer"
-    """What shares one precision: ``"layer"``, ``"block"`` (attention, MLP), ``"fused"`` (q/k/v and gate/up, as
+    """What shares one precision: ``"layer"``, ``"block"`` (attention, MLP), ``"fused"`` (q/k/v and
+    gate/up, as
     serving kernels need it), or ``"linear"`` (nothing)."""
     objective: str = "loss"
     """What is weighed against memory: ``"loss"`` or ``"accuracy"``."""
@@ -174,7 +192,9 @@ class SearchSpec:
             f"The precisions {', '.join(self.precisions)} name one twice",
             "Name each once.",
         )
-        _require(self.n_trials >= 1, f"The number of trials is {self.n_trials}", "Give at least 1.")
+        _require(
+            self.n_trials >= 1, f"The number of trials is {self.n_trials}", "Give at least 1."
+        )
         for name, known in (("tie", TIES), ("objective", OBJECTIVES)):
             _require(
                 getattr(self, name) in known,
@@ -209,7 +229,9 @@ class RecoverySpec:
     """Number of the measured plan to train on; None for the chosen one."""
 
     def __post_init__(self) -> None:
-        _require(self.steps >= 0, f"The number of recovery steps is {self.steps}", "Give 0 or more.")
+        _require(
+            self.steps >= 0, f"The number of recovery steps is {self.steps}", "Give 0 or more."
+        )
         for name in ("rank", "batch_size"):
             _require(
                 getattr(self, name) >= 1, f"{name} is {getattr(self, name)}", "Give 1 or more."

@@ -25,7 +25,6 @@ from qpruner_core.domain.record import (
 )
 from qpruner_core.domain.spec import RunSpec
 from qpruner_core.errors import NotReadyError
-from qpruner_core.export import ExportFacts
 from qpruner_core.export.verify import reload_check, weight_file_bytes
 from qpruner_core.importance import layer_signal, score, table
 from qpruner_core.inspection import inspect_model
@@ -34,8 +33,7 @@ from qpruner_core.pipeline.materials import Materials
 from qpruner_core.pipeline.samples import continue_text, prompts_from
 from qpruner_core.pipeline.searching import Searching
 from qpruner_core.pruning.selection import select
-from qpruner_core.pruning.surgery import prune_
-from qpruner_core.quantization.packing import pack_, packed_bytes
+from qpruner_core.quantization.packing import pack_
 from qpruner_core.quantization.sensitivity import measure
 from qpruner_core.recovery.lora import recover
 from qpruner_core.search.space import SearchSpace
@@ -71,7 +69,8 @@ class Line:
         return self._store.read(self._run_id)
 
     def begin(self, spec: RunSpec, steps: tuple[str, ...]) -> None:
-        """Take a job's spec over into the record and empty the slots that it will fill, and all after.
+        """Take a job's spec over into the record and empty the slots that it will fill, and all
+        after.
 
         Safe to repeat: emptying an empty slot changes nothing.
         """
@@ -126,9 +125,7 @@ class Line:
 
         def look(layout: Any) -> tuple[Any, list[str]]:
             size = plan_bytes(layout, PrecisionPlan.uniform(layout, "bf16"), formats)
-            metrics = suite.evaluate(
-                dense.model, weight_bytes=size, device_name=dense.device.name
-            )
+            metrics = suite.evaluate(dense.model, weight_bytes=size, device_name=dense.device.name)
             return metrics, [continue_text(dense.model, dense.tokenizer, p) for p in prompts]
 
         before, said_before = look(dense.layout)
@@ -155,7 +152,12 @@ class Line:
         model = self._materials.pruned()
         self._tell("quantize", 0, 1, "mutual information per layer")
         information = layer_signal(
-            "mutual_information", model.model, layout, ids, self._signal_options(), spec.search.seed
+            "mutual_information",
+            model.model,
+            layout,
+            ids,
+            self._signal_options(),
+            spec.search.seed,
         )
         bank = self._materials.bank(spec.search.precisions)
         space = SearchSpace(layout, spec.search.precisions, spec.search.tie)
@@ -215,7 +217,9 @@ class Line:
         trial = self._trial(record.spec.export.trial)
         spec = replace(record.spec.export, trial=trial.number)
         exporter = EXPORTERS.target(spec.format)
-        folder = Path(spec.out) if spec.out else self._store.artifact_folder(self._run_id, spec.format)
+        folder = (
+            Path(spec.out) if spec.out else self._store.artifact_folder(self._run_id, spec.format)
+        )
         plan = exporter.plan_of(trial.plan)
         ids = self._materials.corpus().heldout[:2, :N_PROBE_TOKENS]
         self._tell("export", 0, 3, "reference logits")
@@ -286,7 +290,9 @@ class Line:
         """
         found = self.record().search
         if found is None:
-            raise NotReadyError("This run has no finished search yet. Search first, then measure by hand.")
+            raise NotReadyError(
+                "This run has no finished search yet. Search first, then measure by hand."
+            )
         for known in (*found.trials, *found.baselines):
             if known.plan.key == plan.key and known.metrics is not None:
                 return known
@@ -325,7 +331,9 @@ class Line:
             raise NotReadyError("This run has no importance scores yet. Score it first.")
         arrays = self._store.read_arrays(self._run_id, outcome.unit_scores)
         prefix = f"{criterion}/"
-        found = {key[len(prefix) :]: value for key, value in arrays.items() if key.startswith(prefix)}
+        found = {
+            key[len(prefix) :]: value for key, value in arrays.items() if key.startswith(prefix)
+        }
         if not found:
             raise NotReadyError(
                 f"This run was not scored by {criterion!r}, only by {', '.join(outcome.spec.criteria)}. "

@@ -1,7 +1,7 @@
 """Models in memory: built from the record when a step needs them, kept while they still fit it.
 
-A run's record says everything that is needed to rebuild its models, so nothing here is ever saved, and a
-worker that was killed builds the same models again.
+A run's record says everything that is needed to rebuild its models, so nothing here is ever saved,
+and a worker that was killed builds the same models again.
 """
 
 from __future__ import annotations
@@ -75,7 +75,9 @@ class Materials:
         return self._bank
 
     def take_pruned(self) -> LoadedModel:
-        """Hand over the pruned model for good: the caller may change it, the next step builds its own."""
+        """Hand over the pruned model for good: the caller may change it, the next step builds its
+        own.
+        """
         model = self.pruned()
         self._bank = self._model = self._bank_key = self._model_key = None
         return model

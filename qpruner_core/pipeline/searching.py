@@ -1,9 +1,10 @@
-"""The search as slots: baselines first, then the strategy's trials, each done once however often it is asked."""
+"""The search as slots: baselines first, then the strategy's trials, each done once however often
+it is asked.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -19,7 +20,7 @@ from qpruner_core.domain.record import (
 )
 from qpruner_core.errors import BadInputError, NonFiniteLossError, NotReadyError
 from qpruner_core.pipeline.materials import Materials
-from qpruner_core.search.knapsack import PredictedPoint, best_under, front
+from qpruner_core.search.knapsack import best_under, front
 from qpruner_core.search.pareto import best_trial, front_numbers
 from qpruner_core.search.presets import baselines
 from qpruner_core.search.space import SearchSpace
@@ -68,7 +69,9 @@ class Searching:
         return self._trial(index - len(names))
 
     def finish(self) -> SearchOutcome:
-        """Return the slot of *search*: everything measured, the front, and the best under the budget."""
+        """Return the slot of *search*: everything measured, the front, and the best under the
+        budget.
+        """
         known = self._read_baselines()
         trials = self._open().trials()
         known += self._refined(known, trials)
@@ -84,12 +87,16 @@ class Searching:
         )
 
     def measure(self, plan: PrecisionPlan) -> Metrics:
-        """Measure one plan on the pruned model: point every Linear at its candidate and evaluate."""
+        """Measure one plan on the pruned model: point every Linear at its candidate and
+        evaluate.
+        """
         precisions = tuple(dict.fromkeys((*self._bank_precisions(), *plan.precisions.values())))
         bank = self._materials.bank(precisions)
         bank.apply(plan)
         return self._materials.suite().evaluate(
-            bank.model, weight_bytes=self._space.bytes(plan), device_name=self._materials.device.name
+            bank.model,
+            weight_bytes=self._space.bytes(plan),
+            device_name=self._materials.device.name,
         )
 
     def _bank_precisions(self) -> tuple[str, ...]:
@@ -142,7 +149,9 @@ class Searching:
         return self._study
 
     def _refined(self, known: tuple[Trial, ...], trials: tuple[Trial, ...]) -> tuple[Trial, ...]:
-        """Name the best plan of the paper's space under the budget: QPruner-2, refined by the search."""
+        """Name the best plan of the paper's space under the budget: QPruner-2, refined by the
+        search.
+        """
         candidates = [
             trial
             for trial in (*known, *trials)
@@ -163,10 +172,14 @@ class Searching:
         return all(len(used) == 1 and used <= {"nf4", "int8"} for used in by_layer.values())
 
     def _read_baselines(self) -> tuple[Trial, ...]:
-        return self._store.read_value(self._run_id, self._baselines_name(), tuple[Trial, ...]) or ()
+        return (
+            self._store.read_value(self._run_id, self._baselines_name(), tuple[Trial, ...]) or ()
+        )
 
     def _fingerprint(self) -> str:
-        """Equal for equal questions: the spec without its number of trials, and the pruned model."""
+        """Equal for equal questions: the spec without its number of trials, and the pruned
+        model.
+        """
         record = self._store.read(self._run_id)
         spec = replace(self._spec, n_trials=1)
         parts = [to_json(spec), to_json(record.spec.model), to_json(record.spec.data)]

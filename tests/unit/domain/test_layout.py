@@ -1,0 +1,66 @@
+from qpruner_core.domain.layout import GroupLayout, LinearLayout, ModelLayout, UnitSlice
+from qpruner_core.domain.plan import PruningPlan
+
+
+def fused_layout() -> ModelLayout:
+    """One layer with a fused gate-and-up projection of eight channels over four inputs."""
+    group = GroupLayout(
+        name="layers.0.mlp",
+        layer=0,
+        kind="mlp_channels",
+        n_units=8,
+        unit_parameters=3 * 4,
+        slices=(
+            UnitSlice(tensor="layers.0.mlp.gate_up.weight", axis=0, unit_size=1),
+            UnitSlice(tensor="layers.0.mlp.gate_up.weight", axis=0, unit_size=1, offset=8),
+            UnitSlice(tensor="layers.0.mlp.down.weight", axis=1, unit_size=1),
+        ),
+    )
+    linears = tuple(
+        LinearLayout(
+            name=f"layers.0.mlp.{role}",
+            layer=0,
+            role=role,
+            block="mlp",
+            out_features=out,
+            in_features=across,
+        )
+        for role, out, across in (("gate_up", 16, 4), ("down", 4, 8))
+    )
+    return ModelLayout(
+        model_type="fused",
+        n_layers=1,
+        hidden_size=4,
+        n_heads=1,
+        n_kv_heads=1,
+        head_dim=4,
+        vocab_size=2,
+        layer_prefix="layers",
+        groups=(group,),
+        linears=linears,
+        other_parameters=10,
+    )
+
+
+def test_the_identity_plan_changes_nothing(tiny_layout):
+    assert tiny_layout.pruned(PruningPlan(kept={})) == tiny_layout
+
+
+def test_pruning_takes_what_the_units_own(tiny_layout):
+    group = next(g for g in tiny_layout.groups if g.kind == "mlp_channels")
+    pruned = tiny_layout.pruned(PruningPlan(kept={group.name: tuple(range(group.n_units - 3))}))
+    assert tiny_layout.parameters - pruned.parameters == 3 * group.unit_parameters
+
+
+def test_projections_that_share_a_tensor_move_together():
+    pruned = fused_layout().pruned(PruningPlan(kept={"layers.0.mlp": (0, 2, 5)}))
+    assert [part.offset for part in pruned.groups[0].slices] == [0, 3, 0]
+    assert [(x.out_features, x.in_features) for x in pruned.linears] == [(6, 4), (4, 3)]
+    assert pruned.groups[0].unit_parameters == 12
+
+
+def test_pruned_kv_heads_are_not_cached(tiny_layout):
+    heads = next(g for g in tiny_layout.groups if g.kind == "kv_heads")
+    pruned = tiny_layout.pruned(PruningPlan(kept={heads.name: (0,)}))
+    saved = tiny_layout.kv_cache_bytes(10) - pruned.kv_cache_bytes(10)
+    assert saved == 2 * tiny_layout.head_dim * 10 * 2 * (heads.n_units - 1)
