@@ -1,0 +1,1 @@
+"""Prune: `selection` turns scores into a plan (NumPy only), `surgery` carries it out."""
