@@ -50,7 +50,13 @@ CRITERIA: Registry[Any] = Registry(
         summary="I(layer output; model prediction) by nearest neighbours, the signal of the QPruner paper.",
         target="qpruner_core.importance.mutual_information:MutualInformation",
         options=(
-            Option("n_components", default=4, low=1, high=32, help="Dimensions kept of the layer output."),
+            Option(
+                "n_components",
+                default=4,
+                low=1,
+                high=32,
+                help="Dimensions kept of the layer output.",
+            ),
             Option("n_neighbors", default=3, low=1, high=20, help="Neighbours of the estimator."),
             Option("n_samples", default=1024, low=64, high=65536, help="Token positions sampled."),
         ),
@@ -85,7 +91,7 @@ ARCHITECTURES: Registry[Callable[[Mapping[str, Any]], ModelLayout]] = Registry(
 )
 """Chosen by exact ``config.model_type``; a target maps a config to its layout and imports no torch."""
 
-_TABLES_4_BIT = 16 * 4 + 256 * 4
+_TABLES_4_BIT = 16 * 4 + 256 * 4 + 4  # levels, levels of the scales, mean of the scales
 _FORMAT_4_BIT = PrecisionFormat(
     weight_bits=4,
     block_size=64,
@@ -128,6 +134,14 @@ PRECISIONS: Registry[Precision] = Registry(
 )
 """Facts: ``format`` is a `PrecisionFormat`, ``bits`` the nominal width (4, 8 or 16), which picks the colour."""
 
+_N_STARTUP = Option(
+    "n_startup",
+    default=10,
+    low=1,
+    high=1000,
+    help="Plans measured, baselines included, before the strategy learns from them.",
+)
+
 STRATEGIES: Registry[Callable[..., BaseSampler]] = Registry(
     "search strategy",
     Entry(
@@ -135,6 +149,7 @@ STRATEGIES: Registry[Callable[..., BaseSampler]] = Registry(
         title="Gaussian process from the predicted front",
         summary="Measures points of the predicted front first, then lets a Gaussian process refine them.",
         target="qpruner_core.search.gp:GpStrategy",
+        options=(_N_STARTUP,),
         facts={"seeded": True},
     ),
     Entry(
@@ -142,6 +157,7 @@ STRATEGIES: Registry[Callable[..., BaseSampler]] = Registry(
         title="Gaussian process",
         summary="Bayesian optimisation from random first points.",
         target="qpruner_core.search.gp:GpStrategy",
+        options=(_N_STARTUP,),
         facts={"seeded": False},
     ),
     Entry(
@@ -149,6 +165,7 @@ STRATEGIES: Registry[Callable[..., BaseSampler]] = Registry(
         title="Tree-structured Parzen estimator",
         summary="Optuna's multi-objective TPE.",
         target="qpruner_core.search.tpe:TpeStrategy",
+        options=(_N_STARTUP,),
         facts={"seeded": False},
     ),
     Entry(
@@ -156,6 +173,15 @@ STRATEGIES: Registry[Callable[..., BaseSampler]] = Registry(
         title="NSGA-II",
         summary="An evolutionary search for the front.",
         target="qpruner_core.search.nsga2:Nsga2Strategy",
+        options=(
+            Option(
+                "population_size",
+                default=12,
+                low=2,
+                high=200,
+                help="Plans per generation.",
+            ),
+        ),
         facts={"seeded": False},
     ),
     Entry(
