@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import ClassVar
 
 from qpruner_core.domain.layout import ModelLayout
@@ -250,6 +252,27 @@ class RunRecord:
     def next_step(self) -> str | None:
         """The first empty slot, None when the line is complete."""
         return next((step for step in STEPS if getattr(self, step) is None), None)
+
+    @property
+    def study_name(self) -> str:
+        """Name of the study in Optuna's storage: the run, and a fingerprint of what is asked.
+
+        The fingerprint covers model, data, pruning plan and search except its number of trials, so
+        that asking for more trials goes on with the measured ones and any other change starts anew.
+        """
+        asked = {
+            "model": asdict(self.spec.model),
+            "data": asdict(self.spec.data),
+            "search": asdict(replace(self.spec.search, n_trials=1)),
+            "kept": dict(self.prune.plan.kept) if self.prune is not None else None,
+        }
+        text = json.dumps(asked, sort_keys=True, default=list)
+        return f"{self.run_id}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+    @property
+    def baselines_name(self) -> str:
+        """Name of the stored value with the baselines that were measured for the study so far."""
+        return f"baselines-{self.study_name}"
 
     @property
     def layout(self) -> ModelLayout | None:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 
-from qpruner_core.catalog import EXPORTERS, check_spec, precision_formats
+from qpruner_core.catalog import CRITERIA, check_spec, precision_formats
 from qpruner_core.domain.footprint import plan_bytes
+from qpruner_core.domain.layout import ModelLayout
+from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.progress import OnProgress, Progress, silent
 from qpruner_core.domain.record import (
     STEPS,
     ExportOutcome,
     ImportanceOutcome,
+    ModelCard,
     PruningOutcome,
     QuantizationOutcome,
     RecoveryOutcome,
@@ -24,22 +28,23 @@ from qpruner_core.domain.record import (
     Trial,
 )
 from qpruner_core.domain.spec import RunSpec
-from qpruner_core.errors import NotReadyError
-from qpruner_core.export.verify import reload_check, weight_file_bytes
+from qpruner_core.errors import BadInputError, NotReadyError
 from qpruner_core.importance import layer_signal, score, table
 from qpruner_core.inspection import inspect_model
 from qpruner_core.models.device import Device
+from qpruner_core.pipeline.exporting import export_trial
 from qpruner_core.pipeline.materials import Materials
 from qpruner_core.pipeline.samples import continue_text, prompts_from
-from qpruner_core.pipeline.searching import Searching
+from qpruner_core.pipeline.searching import Searching, check_budget
 from qpruner_core.pruning.selection import select
 from qpruner_core.quantization.packing import pack_
-from qpruner_core.quantization.sensitivity import measure
+from qpruner_core.quantization.sensitivity import measure as measure_sensitivities
 from qpruner_core.recovery.lora import recover
+from qpruner_core.search.pareto import front_numbers
 from qpruner_core.search.space import SearchSpace
 from qpruner_core.store.records import RunStore
 
-N_PROBE_TOKENS = 48
+SIGNAL = "mutual_information"
 
 
 def never() -> bool:
@@ -48,7 +53,10 @@ def never() -> bool:
 
 
 class Line:
-    """One run going down the line; safe to build again after a crash, as the record says all."""
+    """One run going down the line; safe to build again after a crash, as the record says all.
+
+    Whoever calls it listens through ``on_progress`` and writes what it hears where it wants it.
+    """
 
     def __init__(
         self,
@@ -63,41 +71,67 @@ class Line:
         self.on_progress = on_progress
         self.should_stop = should_stop
         self._materials = Materials(self.record, device)
+        self._searching: Searching | None = None
+        self._search_seconds = 0.0
 
     def record(self) -> RunRecord:
         """Return the record as it stands on disk."""
         return self._store.read(self._run_id)
 
     def begin(self, spec: RunSpec, steps: tuple[str, ...]) -> None:
-        """Take a job's spec over into the record and empty the slots that it will fill, and all
-        after.
+        """Take a job's spec into the record and empty the slots that it will fill, and all after.
 
-        Safe to repeat: emptying an empty slot changes nothing.
+        Safe to repeat. What can be refused without computing is refused here.
+
+        Raises:
+            QPrunerError: A name, a budget or a ratio that cannot work for this model.
         """
         check_spec(spec)
+        self._check_feasible(spec, steps)
         first = min(STEPS.index(step) for step in steps)
         emptied: dict[str, Any] = dict.fromkeys(STEPS[first:])
         self._store.write(replace(self.record(), spec=spec, **emptied))
+        self._searching = None
 
     def step(self, name: str) -> None:
         """Run one verb to its end and fill its slot."""
-        verb = getattr(self, f"_{name}", None)
-        if name not in STEPS or verb is None:
-            raise NotReadyError(f"The line has no step {name!r}. Known: {', '.join(STEPS)}.")
+        verbs: dict[str, Callable[[], object]] = {
+            "load": self._load,
+            "score": self._score,
+            "prune": self._prune,
+            "quantize": self._quantize,
+            "evaluate": self._evaluate,
+            "recover": self._recover,
+            "export": self._export,
+        }
+        if name not in verbs:
+            raise BadInputError(
+                f"The line has no step {name!r}. Choose one of {', '.join(STEPS)}."
+            )
         self._tell(name, 0, 1)
         started = perf_counter()
-        outcome = verb()
-        self._fill(name, outcome, perf_counter() - started)
+        self._fill(name, verbs[name](), perf_counter() - started)
         self._tell(name, 1, 1)
 
-    # the verbs --------------------------------------------------------------------------------
+    def run(self, name: str) -> None:
+        """Run one verb to its end, the search included, in this process."""
+        if name != "search":
+            self.step(name)
+            return
+        for slot in range(self.search_begin()):
+            if self.should_stop():
+                break
+            self.search_trial(slot)
+        self.search_finish()
 
-    def _load(self) -> object:
+    # the verbs ------------------------------------------------------------------------------
+
+    def _load(self) -> ModelCard:
         card = inspect_model(self.record().spec.model)
         self._materials.dense()
         return card
 
-    def _score(self) -> object:
+    def _score(self) -> ImportanceOutcome:
         spec = self.record().spec.importance
         dense = self._materials.dense()
         ids = self._materials.corpus().calibration
@@ -115,29 +149,22 @@ class Line:
             device=dense.device.name,
         )
 
-    def _prune(self) -> object:
+    def _prune(self) -> PruningOutcome:
         spec = self.record().spec.pruning
         dense = self._materials.dense()
-        suite = self._materials.suite()
-        chosen = select(dense.layout, self._unit_scores(spec.criterion), spec)
+        layout = dense.layout
+        chosen = select(layout, self._unit_scores(spec.criterion), spec)
         prompts = prompts_from(self._materials.corpus().heldout, dense.tokenizer)
-        formats = precision_formats()
-
-        def look(layout: Any) -> tuple[Any, list[str]]:
-            size = plan_bytes(layout, PrecisionPlan.uniform(layout, "bf16"), formats)
-            metrics = suite.evaluate(dense.model, weight_bytes=size, device_name=dense.device.name)
-            return metrics, [continue_text(dense.model, dense.tokenizer, p) for p in prompts]
-
-        before, said_before = look(dense.layout)
+        before, said_before = self._look(layout, prompts)
         self._tell("prune", 1, 3, "cutting units")
         self._materials.cut(chosen.plan)
         self._tell("prune", 2, 3, "measuring what is left")
-        after, said_after = look(chosen.layout)
+        after, said_after = self._look(chosen.layout, prompts)
         return PruningOutcome(
             spec=spec,
             plan=chosen.plan,
             layout=chosen.layout,
-            parameters_before=dense.layout.parameters,
+            parameters_before=layout.parameters,
             parameters_after=chosen.layout.parameters,
             before=before,
             after=after,
@@ -145,64 +172,67 @@ class Line:
             warnings=chosen.warnings,
         )
 
-    def _quantize(self) -> object:
-        spec = self.record().spec
+    def _quantize(self) -> QuantizationOutcome:
+        spec = self.record().spec.search
+        pruned = self._materials.pruned()
         layout = self._materials.layout()
         ids = self._materials.corpus().calibration
-        model = self._materials.pruned()
         self._tell("quantize", 0, 1, "mutual information per layer")
+        options = self.record().spec.importance.options.get(SIGNAL, {})
         information = layer_signal(
-            "mutual_information",
-            model.model,
-            layout,
-            ids,
-            self._signal_options(),
-            spec.search.seed,
+            SIGNAL, pruned.model, layout, ids, CRITERIA.options(SIGNAL, options), spec.seed
         )
-        bank = self._materials.bank(spec.search.precisions)
-        space = SearchSpace(layout, spec.search.precisions, spec.search.tie)
-        measured = measure(bank, space.units, ids, self.on_progress)
+        bank = self._materials.bank(spec.precisions)
+        space = SearchSpace(layout, spec.precisions, spec.tie)
+        measured = measure_sensitivities(bank, space.units, ids, self.on_progress)
+        bank.restore()
         return QuantizationOutcome(
-            tie=spec.search.tie,
-            precisions=spec.search.precisions,
+            tie=spec.tie,
+            precisions=spec.precisions,
             sensitivities=measured.cells,
             loss_16_bit=measured.loss_16_bit,
             mutual_information=tuple(float(value) for value in information),
-            device=model.device.name,
+            device=pruned.device.name,
         )
 
-    def _evaluate(self) -> object:
-        model = self._materials.pruned()
-        layout = self._materials.layout()
-        size = plan_bytes(layout, PrecisionPlan.uniform(layout, "bf16"), precision_formats())
+    def _evaluate(self) -> Metrics:
+        pruned = self._materials.pruned()
         return self._materials.full_suite().evaluate(
-            model.model, weight_bytes=size, device_name=model.device.name, speed=True
+            pruned.model,
+            weight_bytes=_bytes_16_bit(self._materials.layout()),
+            device_name=pruned.device.name,
+            speed=True,
         )
 
-    def _recover(self) -> object:
+    def _recover(self) -> RecoveryOutcome:
         record = self.record()
         trial = self._trial(record.spec.recovery.trial)
+        spec = replace(record.spec.recovery, trial=trial.number)
         layout = self._materials.layout()
         training = self._materials.corpus().training
         suite = self._materials.suite()
         taken = self._materials.take_pruned()
         pack_(taken.model, layout, trial.plan, taken.device.compute_dtype)
         size = plan_bytes(layout, trial.plan, precision_formats())
+
+        def evaluate(model: torch.nn.Module, adapter_bytes: int = 0) -> Metrics:
+            return suite.evaluate(
+                model, weight_bytes=size + adapter_bytes, device_name=taken.device.name
+            )
+
         recovered = recover(
             taken.model,
             layout,
             trial.plan,
-            record.spec.recovery,
+            spec,
             training,
-            evaluate=lambda model: suite.evaluate(
-                model, weight_bytes=size, device_name=taken.device.name
-            ),
+            evaluate=evaluate,
             folder=self._store.artifact_folder(self._run_id, "adapter"),
             on_progress=self.on_progress,
             should_stop=self.should_stop,
         )
         return RecoveryOutcome(
-            spec=replace(record.spec.recovery, trial=trial.number),
+            spec=spec,
             before=recovered.before,
             after=recovered.after,
             losses=recovered.losses,
@@ -212,35 +242,16 @@ class Line:
             peak_memory_bytes=recovered.peak_memory_bytes,
         )
 
-    def _export(self) -> object:
+    def _export(self) -> ExportOutcome:
         record = self.record()
         trial = self._trial(record.spec.export.trial)
-        spec = replace(record.spec.export, trial=trial.number)
-        exporter = EXPORTERS.target(spec.format)
-        folder = (
-            Path(spec.out) if spec.out else self._store.artifact_folder(self._run_id, spec.format)
-        )
-        plan = exporter.plan_of(trial.plan)
-        ids = self._materials.corpus().heldout[:2, :N_PROBE_TOKENS]
-        self._tell("export", 0, 3, "reference logits")
-        expected = self._reference_logits(plan, ids)
-        taken = self._materials.take_pruned()
-        self._tell("export", 1, 3, f"writing {folder.name}")
-        exporter.export(taken, self._export_facts(trial, plan), folder)
-        self._tell("export", 2, 3, "reloading in a fresh process")
-        check = reload_check(folder, ids, expected)
-        layout = self._materials.layout()
-        return ExportOutcome(
-            spec=spec,
-            path=str(folder),
-            size_bytes=weight_file_bytes(folder),
-            planned_bytes=plan_bytes(layout, plan, precision_formats()),
-            reload_logits_equal=check.equal,
-            max_logit_difference=check.max_difference,
-            files=exporter_files(folder),
-        )
 
-    # the search, slot by slot ------------------------------------------------------------------
+        def tell(done: int, total: int, message: str) -> None:
+            self._tell("export", done, total, message)
+
+        return export_trial(self._store, record, self._materials, trial, tell)
+
+    # the search, slot by slot -----------------------------------------------------------------
 
     def search_begin(self) -> int:
         """Return how many slots the search has: baselines and trials."""
@@ -248,39 +259,29 @@ class Line:
         self._tell("search", 0, n_slots)
         return n_slots
 
-    def search_trial(self, slot: int) -> Trial:
+    def search_trial(self, slot: int) -> Trial | None:
         """Measure what belongs into a slot; a slot that was measured before is only read."""
         search = self._search()
         started = perf_counter()
         trial = search.slot(slot)
         values = {"seconds": perf_counter() - started}
-        if trial.metrics is not None:
-            values |= {
-                "loss": trial.metrics.loss,
-                "accuracy": trial.metrics.accuracy,
-                "weight_bytes": float(trial.metrics.weight_bytes),
-            }
-        self._seconds_of_search += values["seconds"]
-        words = trial.name or f"trial {trial.number}"
+        self._search_seconds += values["seconds"]
+        words = "every plan has been measured"
+        if trial is not None:
+            words = trial.name or f"trial {trial.number}"
+            if trial.metrics is not None:
+                values["loss"] = trial.metrics.loss
+                values["accuracy"] = trial.metrics.accuracy
+                values["weight_bytes"] = float(trial.metrics.weight_bytes)
         self._tell("search", slot + 1, search.n_slots, words, values)
         return trial
 
     def search_finish(self) -> None:
         """Fill the slot of *search* from everything that was measured."""
-        self._fill("search", self._search().finish(), self._seconds_of_search)
+        self._fill("search", self._search().finish(), self._search_seconds)
         self._searching = None
 
-    def run(self, name: str) -> None:
-        """Run one verb to its end, whichever it is, in this process."""
-        if name != "search":
-            return self.step(name)
-        for slot in range(self.search_begin()):
-            if self.should_stop():
-                break
-            self.search_trial(slot)
-        return self.search_finish()
-
-    # between the verbs ---------------------------------------------------------------------------
+    # between the verbs --------------------------------------------------------------------------
 
     def measure(self, plan: PrecisionPlan) -> Trial:
         """Measure a plan made by hand and add it to the run's search.
@@ -301,9 +302,8 @@ class Line:
         trial = Trial(number=number, name="by hand", plan=plan, metrics=metrics)
         trials = (*found.trials, trial)
         numbers = front_numbers((*found.baselines, *trials), found.spec.objective)
-        self._store.write(
-            replace(self.record(), search=replace(found, trials=trials, front=numbers))
-        )
+        extended = replace(found, trials=trials, front=numbers)
+        self._store.write(replace(self.record(), search=extended))
         return trial
 
     def generate(self, prompt: str, trial: int | None) -> dict[str, str]:
@@ -313,37 +313,53 @@ class Line:
         original = continue_text(dense.model, dense.tokenizer, prompt)
         bank = self._materials.bank(tuple(dict.fromkeys(chosen.plan.precisions.values())))
         bank.apply(chosen.plan)
-        model = self._materials.pruned_as_it_is()
-        compressed = continue_text(model.model, model.tokenizer, prompt)
+        compressed = continue_text(bank.model, dense.tokenizer, prompt)
+        bank.restore()
         return {"prompt": prompt, "original": original, "compressed": compressed}
 
-    # helpers ---------------------------------------------------------------------------------------
+    # helpers ------------------------------------------------------------------------------------
+
+    def _check_feasible(self, spec: RunSpec, steps: tuple[str, ...]) -> None:
+        """Refuse a ratio or a budget that no plan reaches, from the headers alone."""
+        record = self.record()
+        card = record.load if "load" not in steps else None
+        layout = (card or inspect_model(spec.model)).layout
+        pruned = layout
+        if record.prune is not None and "prune" not in steps:
+            pruned = record.prune.layout
+        elif "prune" in steps:
+            pruned = select(layout, None, spec.pruning).layout
+        if "search" in steps:
+            check_budget(spec.search, layout, pruned)
+
+    def _look(self, layout: ModelLayout, prompts: list[str]) -> tuple[Metrics, list[str]]:
+        """Measure the model in memory at 16 bit and let it continue the prompts."""
+        model = self._materials.current()
+        metrics = self._materials.suite().evaluate(
+            model.model, weight_bytes=_bytes_16_bit(layout), device_name=model.device.name
+        )
+        return metrics, [continue_text(model.model, model.tokenizer, p) for p in prompts]
 
     def _search(self) -> Searching:
         if self._searching is None:
-            self._searching = Searching(self._store, self._run_id, self._materials)
-            self._seconds_of_search = 0.0
+            self._searching = Searching(self._store, self.record(), self._materials)
+            self._search_seconds = 0.0
         return self._searching
 
-    def _unit_scores(self, criterion: str) -> dict[str, np.ndarray]:
+    def _unit_scores(self, criterion: str) -> Mapping[str, np.ndarray]:
         outcome = self.record().score
         if outcome is None:
             raise NotReadyError("This run has no importance scores yet. Score it first.")
         arrays = self._store.read_arrays(self._run_id, outcome.unit_scores)
-        prefix = f"{criterion}/"
-        found = {
-            key[len(prefix) :]: value for key, value in arrays.items() if key.startswith(prefix)
-        }
+        mark = f"{criterion}/"
+        found = {key[len(mark) :]: value for key, value in arrays.items() if key.startswith(mark)}
         if not found:
             raise NotReadyError(
-                f"This run was not scored by {criterion!r}, only by {', '.join(outcome.spec.criteria)}. "
-                f"Score it again with {criterion!r} among the criteria, or prune by one of those."
+                f"This run was not scored by {criterion!r}, only by "
+                f"{', '.join(outcome.spec.criteria)}. Score it again with {criterion!r} among the "
+                f"criteria, or prune by one of those."
             )
         return found
-
-    def _signal_options(self) -> dict[str, Any]:
-        name = "mutual_information"
-        return CRITERIA.options(name, self.record().spec.importance.options.get(name, {}))
 
     def _trial(self, number: int | None) -> Trial:
         found = self.record().search
@@ -354,18 +370,9 @@ class Line:
             if trial.number == wanted and trial.metrics is not None:
                 return trial
         raise BadInputError(
-            f"This run has no measured plan number {wanted}. Choose one of those on the Results page or "
-            f"of 'qpruner runs {self._run_id} --json'."
+            f"This run has no measured plan number {wanted}. Choose one of those on the Results "
+            f"page or of 'qpruner runs {self._run_id} --json'."
         )
-
-    @torch.no_grad()
-    def _reference_logits(self, plan: PrecisionPlan, ids: torch.Tensor) -> torch.Tensor:
-        """Logits of the pruned model with every weight quantised and dequantised once."""
-        bank = self._materials.bank(tuple(dict.fromkeys(plan.precisions.values())))
-        bank.apply(plan)
-        logits = bank.model(ids.to(bank.device.torch)).logits.float().cpu()
-        bank.restore()
-        return logits
 
     def _fill(self, name: str, outcome: object, seconds: float) -> None:
         record = self.record()
@@ -378,8 +385,12 @@ class Line:
         done: int,
         total: int,
         message: str = "",
-        values: dict[str, float] | None = None,
+        values: Mapping[str, float] | None = None,
     ) -> None:
         self.on_progress(
             Progress(step=step, done=done, total=total, message=message, values=values or {})
         )
+
+
+def _bytes_16_bit(layout: ModelLayout) -> int:
+    return plan_bytes(layout, PrecisionPlan.uniform(layout, "bf16"), precision_formats())

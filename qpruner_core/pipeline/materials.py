@@ -7,10 +7,12 @@ and a worker that was killed builds the same models again.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from qpruner_core.data import Corpus, load_corpus
 from qpruner_core.domain.layout import ModelLayout
-from qpruner_core.domain.record import RunRecord
+from qpruner_core.domain.plan import PruningPlan
+from qpruner_core.domain.record import PruningOutcome, RunRecord
 from qpruner_core.errors import NotReadyError
 from qpruner_core.evaluation import Suite, build_suite
 from qpruner_core.models.device import Device
@@ -18,9 +20,12 @@ from qpruner_core.models.loader import LoadedModel, load
 from qpruner_core.pruning.surgery import prune_
 from qpruner_core.quantization.bank import Bank
 
+DENSE = "dense"
+"""State of a model whose units are all there."""
+
 
 class Materials:
-    """The dense or the pruned model of one run with its data, at most one model at a time."""
+    """The dense or the pruned model of one run with its data; one model at a time."""
 
     def __init__(self, record: Callable[[], RunRecord], device: Device) -> None:
         self._record = record
@@ -30,7 +35,7 @@ class Materials:
         self._bank: Bank | None = None
         self._bank_key: object = None
         self._corpus: Corpus | None = None
-        self._suites: dict[bool, Suite] = {}
+        self._suites: dict[str, Suite] = {}
         self._data_key: object = None
 
     @property
@@ -40,34 +45,31 @@ class Materials:
 
     def dense(self) -> LoadedModel:
         """Return the model as it was loaded."""
-        return self._keep("dense", lambda: load(self._record().spec.model, self._device))
+        return self._keep(DENSE, self._load)
+
+    def cut(self, plan: PruningPlan) -> None:
+        """Turn the dense model into the pruned one, in place."""
+        self._keep(plan, lambda: self._carry_out(plan))
 
     def pruned(self) -> LoadedModel:
-        """Return the model with the record's pruning plan carried out, its weights as pruned.
+        """Return the model with the record's pruning plan carried out, at 16 bit.
 
         Raises:
             NotReadyError: The run has not been pruned.
         """
-        outcome = self._record().prune
-        if outcome is None:
-            raise NotReadyError(
-                "This run has no pruned model yet. Run its pruning step first; a ratio of 0 keeps all."
-            )
+        plan = self._outcome().plan
         if self._bank is not None:
             self._bank.restore()
-        return self._keep(outcome.plan, self._carry_out)
+        return self._keep(plan, lambda: self._carry_out(plan))
 
-    def prune_in_place(self) -> None:
-        """Turn the dense model in memory into the pruned one by the record's plan."""
-        outcome = self._record().prune
-        if outcome is None:
-            raise NotReadyError("This run has no pruning plan yet. Run its pruning step first.")
-        self._keep(outcome.plan, self._carry_out)
+    def current(self) -> LoadedModel:
+        """Return the model in memory as it is, dense or pruned; the dense one if there is none."""
+        return self._model if self._model is not None else self.dense()
 
     def bank(self, precisions: tuple[str, ...]) -> Bank:
-        """Return the bank of the pruned model, every Linear quantised once per precision."""
+        """Return the bank of the pruned model: every Linear quantised once per precision."""
         model = self.pruned()
-        key = (self._model_key, precisions)
+        key = (self._model_key, tuple(sorted(precisions)))
         if self._bank is None or self._bank_key != key:
             self._bank = None
             self._bank = Bank(model.model, self.layout(), precisions, self._device)
@@ -75,54 +77,68 @@ class Materials:
         return self._bank
 
     def take_pruned(self) -> LoadedModel:
-        """Hand over the pruned model for good: the caller may change it, the next step builds its
-        own.
-        """
+        """Hand the pruned model over for good: the next step builds its own."""
         model = self.pruned()
-        self._bank = self._model = self._bank_key = self._model_key = None
+        self._forget()
         return model
 
     def layout(self) -> ModelLayout:
         """Return the layout of the pruned model."""
-        outcome = self._record().prune
-        if outcome is None:
-            raise NotReadyError("This run has no pruned model yet. Run its pruning step first.")
-        return outcome.layout
+        return self._outcome().layout
 
     def corpus(self) -> Corpus:
-        """Return texts and tasks as token ids."""
-        self._refresh_data()
-        if self._corpus is None:
-            tokenizer = (self._model or self.dense()).tokenizer
-            self._corpus = load_corpus(self._record().spec.data, tokenizer)
+        """Return texts and tasks as token ids, with as many items as the run evaluates."""
+        spec = self._record().spec
+        key = (spec.model, spec.data)
+        if self._corpus is None or key != self._data_key:
+            self._corpus = load_corpus(spec.data, self.current().tokenizer)
+            self._suites, self._data_key = {}, key
         return self._corpus
 
     def suite(self) -> Suite:
-        """Return the evaluation suite, tokenised once."""
+        """Return what every trial is evaluated on, tokenised once."""
         corpus = self.corpus()
-        if True not in self._suites:
-            tokenizer = (self._model or self.dense()).tokenizer
-            self._suites[True] = build_suite(tokenizer, corpus)
-        return self._suites[True]
+        if "trial" not in self._suites:
+            self._suites["trial"] = build_suite(self.current().tokenizer, corpus)
+        return self._suites["trial"]
 
-    def _refresh_data(self) -> None:
-        spec = self._record().spec
-        key = (spec.model, spec.data)
-        if key != self._data_key:
-            self._corpus, self._suites, self._data_key = None, {}, key
+    def full_suite(self) -> Suite:
+        """Return the suite with every item of every task."""
+        self.corpus()
+        if "full" not in self._suites:
+            data = replace(self._record().spec.data, items_per_task=0)
+            tokenizer = self.current().tokenizer
+            self._suites["full"] = build_suite(tokenizer, load_corpus(data, tokenizer))
+        return self._suites["full"]
 
-    def _carry_out(self) -> LoadedModel:
+    def _forget(self) -> None:
+        """Let go of the model and its bank, so that their memory is free before the next load."""
+        self._model = self._bank = None
+        self._model_key = self._bank_key = None
+
+    def _outcome(self) -> PruningOutcome:
         outcome = self._record().prune
         if outcome is None:
-            raise NotReadyError("This run has no pruning plan yet. Run its pruning step first.")
+            raise NotReadyError(
+                "This run has no pruned model yet. Run its pruning step first; a ratio of 0 keeps "
+                "all."
+            )
+        return outcome
+
+    def _load(self) -> LoadedModel:
+        self._forget()
+        return load(self._record().spec.model, self._device)
+
+    def _carry_out(self, plan: PruningPlan) -> LoadedModel:
         model = self.dense()
-        prune_(model.model, model.layout, outcome.plan)
+        # Surgery works in place: until it has ended, what is in memory is neither the dense model
+        # nor the pruned one, and nobody may find it.
+        self._forget()
+        prune_(model.model, model.layout, plan)
         return model
 
     def _keep(self, state: object, build: Callable[[], LoadedModel]) -> LoadedModel:
         key = (self._record().spec.model, state)
         if self._model is None or self._model_key != key:
-            model = build()
-            self._bank = None
-            self._model, self._model_key = model, key
+            self._model, self._model_key = build(), key
         return self._model

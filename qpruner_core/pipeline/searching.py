@@ -1,59 +1,78 @@
-"""The search as slots: baselines first, then the strategy's trials, each done once however often
-it is asked.
+"""The search as slots: baselines first, then the strategy's trials.
+
+A slot is measured once, however often it is asked for.
 """
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 
 import torch
 
 from qpruner_core.domain.footprint import dense_bytes, parse_budget
+from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.plan import PrecisionPlan
-from qpruner_core.domain.record import (
-    QuantizationOutcome,
-    RunRecord,
-    SearchOutcome,
-    Trial,
+from qpruner_core.domain.record import QuantizationOutcome, RunRecord, SearchOutcome, Trial
+from qpruner_core.domain.spec import SearchSpec
+from qpruner_core.errors import (
+    BadInputError,
+    InfeasibleBudgetError,
+    NonFiniteLossError,
+    NotReadyError,
 )
-from qpruner_core.errors import BadInputError, NonFiniteLossError, NotReadyError
 from qpruner_core.pipeline.materials import Materials
-from qpruner_core.search.knapsack import best_under, front
-from qpruner_core.search.pareto import best_trial, front_numbers
-from qpruner_core.search.presets import baselines
+from qpruner_core.search.knapsack import Front, front
+from qpruner_core.search.pareto import best_measured, front_numbers
+from qpruner_core.search.presets import QPRUNER_3, baselines, qpruner_3
 from qpruner_core.search.space import SearchSpace
 from qpruner_core.search.study import Study
-from qpruner_core.store.codec import to_json
 from qpruner_core.store.records import RunStore
 
-BASELINE_TIE = "layer"
-REFINED = "QPruner-3"
+N_SEED_POINTS = 512
+"""Points of the predicted front the study may start from; it takes what its budget needs."""
+OUT_OF_MEMORY = (
+    "The device ran out of memory while measuring this plan. Evaluate with shorter sequences or "
+    "fewer items, or on a device with more memory."
+)
+
+
+def check_budget(spec: SearchSpec, dense: ModelLayout, pruned: ModelLayout) -> int:
+    """Return the budget in bytes if some plan of the pruned model fits it.
+
+    Raises:
+        BadInputError: The budget is no number.
+        InfeasibleBudgetError: The smallest plan is larger; the message names it.
+    """
+    budget = parse_budget(spec.memory_budget, dense_bytes(dense))
+    SearchSpace(pruned, spec.precisions, spec.tie).check_budget(budget)
+    return budget
 
 
 class Searching:
     """One study of one run; built again after a crash from the record and the storage alone."""
 
-    def __init__(self, store: RunStore, run_id: str, materials: Materials) -> None:
-        self._store = store
-        self._run_id = run_id
-        self._materials = materials
-        record = store.read(run_id)
-        self._spec = record.spec.search
-        self._measured = _require_sensitivities(record)
-        layout = materials.layout()
-        self._layout = layout
-        self._space = SearchSpace(layout, self._spec.precisions, self._spec.tie)
-        dense = record.load
-        if dense is None:
-            raise NotReadyError("This run has no model card yet. Run its loading step first.")
-        self._budget = parse_budget(self._spec.memory_budget, dense_bytes(dense.layout))
-        self._front = front(self._space, self._measured.sensitivities)
-        best_under(self._front, self._budget, dense_bytes(dense.layout))
+    def __init__(self, store: RunStore, record: RunRecord, materials: Materials) -> None:
+        if record.load is None or record.prune is None:
+            raise NotReadyError(
+                "This run has no pruned model yet. Run its pruning step first; a ratio of 0 keeps "
+                "all."
+            )
+        signals = _require_sensitivities(record)
+        self._store, self._run_id, self._materials = store, record.run_id, materials
+        self._spec, self._name = record.spec.search, record.study_name
+        self._baselines_name = record.baselines_name
+        self._layout = record.prune.layout
+        self._budget = check_budget(self._spec, record.load.layout, self._layout)
+        self._space = SearchSpace(self._layout, self._spec.precisions, self._spec.tie)
         self._presets = baselines(
-            layout, self._measured.mutual_information, self._budget, seed=self._spec.seed
+            self._space,
+            self._layout,
+            signals.mutual_information,
+            self._budget,
+            seed=self._spec.seed,
         )
+        self._front: Front = front(self._space, signals.sensitivities)
         self._study: Study | None = None
 
     @property
@@ -61,37 +80,47 @@ class Searching:
         """Baselines and trials together."""
         return len(self._presets) + self._spec.n_trials
 
-    def slot(self, index: int) -> Trial:
-        """Measure what belongs into a slot, unless it has been measured."""
+    def slot(self, index: int) -> Trial | None:
+        """Measure what belongs into a slot, unless it has been measured.
+
+        Returns:
+            The trial, or None where every plan of the space has been tried already.
+        """
         names = list(self._presets)
         if index < len(names):
-            return self._baseline(-1 - index, names[index], self._presets[names[index]])
+            return self._baseline(-1 - index, names[index])
         return self._trial(index - len(names))
 
     def finish(self) -> SearchOutcome:
-        """Return the slot of *search*: everything measured, the front, and the best under the
-        budget.
+        """Return the slot of *search*: all that was measured, the front, the best in budget.
+
+        Raises:
+            NotReadyError: Nothing has been measured.
+            InfeasibleBudgetError: Nothing measured fits the budget.
         """
-        known = self._read_baselines()
         trials = self._open().trials()
-        known += self._refined(known, trials)
+        known = self._name_the_refined(self._read_baselines(), trials)
         everything = (*known, *trials)
+        chosen = best_measured((*trials, *known), self._spec.objective, self._budget)
+        if chosen is None:
+            raise InfeasibleBudgetError(
+                "No plan that was measured fits the memory budget. Raise the budget, or measure "
+                "more trials."
+            )
         return SearchOutcome(
             spec=self._spec,
             budget_bytes=self._budget,
-            study_name=self._study_name(),
+            study_name=self._name,
             baselines=known,
             trials=trials,
             front=front_numbers(everything, self._spec.objective),
-            chosen=best_trial(everything, self._spec.objective, self._budget),
+            chosen=chosen.number,
         )
 
     def measure(self, plan: PrecisionPlan) -> Metrics:
-        """Measure one plan on the pruned model: point every Linear at its candidate and
-        evaluate.
-        """
-        precisions = tuple(dict.fromkeys((*self._bank_precisions(), *plan.precisions.values())))
-        bank = self._materials.bank(precisions)
+        """Measure one plan on the pruned model: point every Linear at its candidate, evaluate."""
+        wanted = (*self._bank_precisions(), *plan.precisions.values())
+        bank = self._materials.bank(tuple(dict.fromkeys(wanted)))
         bank.apply(plan)
         return self._materials.suite().evaluate(
             bank.model,
@@ -103,32 +132,30 @@ class Searching:
         used = [name for plan in self._presets.values() for name in plan.precisions.values()]
         return tuple(dict.fromkeys((*self._spec.precisions, *used)))
 
-    def _baseline(self, number: int, name: str, plan: PrecisionPlan) -> Trial:
+    def _baseline(self, number: int, name: str) -> Trial:
         known = self._read_baselines()
         for trial in known:
             if trial.name == name:
                 return trial
+        plan = self._presets[name]
         trial = Trial(number=number, name=name, plan=plan, metrics=self.measure(plan))
-        self._store.write_value(self._run_id, self._baselines_name(), (*known, trial))
+        self._store.write_value(self._run_id, self._baselines_name, (*known, trial))
         return trial
 
-    def _trial(self, slot: int) -> Trial:
+    def _trial(self, slot: int) -> Trial | None:
         study = self._open()
         proposal = study.propose(slot)
-        if proposal.exhausted or proposal.done:
-            return _numbered(study.trials(), proposal.number)
-        try:
-            study.record(proposal.number, self.measure(proposal.plan))
-        except NonFiniteLossError as error:
-            study.fail(proposal.number, str(error))
-        except torch.cuda.OutOfMemoryError:
-            torch.cuda.empty_cache()
-            study.fail(
-                proposal.number,
-                "The device ran out of memory while measuring this plan. Evaluate with shorter "
-                "sequences, or on a device with more memory.",
-            )
-        return _numbered(study.trials(), proposal.number)
+        if proposal.plan is None:
+            return None
+        if not proposal.done:
+            try:
+                study.record(proposal.number, self.measure(proposal.plan))
+            except NonFiniteLossError as error:
+                study.fail(proposal.number, str(error))
+            except torch.cuda.OutOfMemoryError:
+                torch.cuda.empty_cache()
+                study.fail(proposal.number, OUT_OF_MEMORY)
+        return next(trial for trial in study.trials() if trial.number == proposal.number)
 
     def _open(self) -> Study:
         if self._study is None:
@@ -139,77 +166,41 @@ class Searching:
             }
             self._study = Study.open(
                 self._store.study_url(),
-                self._study_name(),
+                self._name,
                 self._space,
                 self._spec,
                 self._budget,
-                seeds=[point.plan for point in self._front],
+                seeds=[point.plan for point in self._front.thinned(N_SEED_POINTS)],
                 measured=measured,
             )
         return self._study
 
-    def _refined(self, known: tuple[Trial, ...], trials: tuple[Trial, ...]) -> tuple[Trial, ...]:
-        """Name the best plan of the paper's space under the budget: QPruner-2, refined by the
-        search.
-        """
-        candidates = [
-            trial
-            for trial in (*known, *trials)
-            if trial.metrics is not None and self._is_of_the_paper(trial.plan)
-        ]
-        within = [t for t in candidates if t.metrics and t.metrics.weight_bytes <= self._budget]
-        if not within:
-            return ()
-        number = best_trial(tuple(within), self._spec.objective, self._budget)
-        best = _numbered(tuple(within), number)
-        lowest = min((trial.number for trial in known), default=0)
-        return (replace(best, number=lowest - 1, name=REFINED),)
-
-    def _is_of_the_paper(self, plan: PrecisionPlan) -> bool:
-        by_layer: dict[int, set[str]] = {}
-        for linear in self._layout.linears:
-            by_layer.setdefault(linear.layer, set()).add(plan.precisions[linear.name])
-        return all(len(used) == 1 and used <= {"nf4", "int8"} for used in by_layer.values())
-
     def _read_baselines(self) -> tuple[Trial, ...]:
-        return (
-            self._store.read_value(self._run_id, self._baselines_name(), tuple[Trial, ...]) or ()
-        )
+        found = self._store.read_value(self._run_id, self._baselines_name, tuple[Trial, ...])
+        return found or ()
 
-    def _fingerprint(self) -> str:
-        """Equal for equal questions: the spec without its number of trials, and the pruned
-        model.
-        """
-        record = self._store.read(self._run_id)
-        spec = replace(self._spec, n_trials=1)
-        parts = [to_json(spec), to_json(record.spec.model), to_json(record.spec.data)]
-        if record.prune is not None:
-            parts.append(to_json(record.prune.plan))
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
-
-    def _study_name(self) -> str:
-        return f"{self._run_id}-{self._fingerprint()}"
-
-    def _baselines_name(self) -> str:
-        return f"baselines-{self._fingerprint()}"
-
-
-def _numbered(trials: tuple[Trial, ...], number: int) -> Trial:
-    return next(trial for trial in trials if trial.number == number)
+    def _name_the_refined(
+        self, known: tuple[Trial, ...], trials: tuple[Trial, ...]
+    ) -> tuple[Trial, ...]:
+        best = qpruner_3((*known, *trials), self._layout, self._budget, self._spec.objective)
+        if best is None:
+            return known
+        lowest = min((trial.number for trial in known), default=0)
+        return (*known, replace(best, number=lowest - 1, name=QPRUNER_3))
 
 
 def _require_sensitivities(record: RunRecord) -> QuantizationOutcome:
     outcome = record.quantize
     if outcome is None:
         raise NotReadyError(
-            "This run has no sensitivities yet. Run its quantising step first: it measures what every "
-            "precision costs in every layer."
+            "This run has no sensitivities yet. Run its quantising step first: it measures what "
+            "every precision costs in every layer."
         )
     spec = record.spec.search
     if outcome.tie != spec.tie or set(spec.precisions) - set(outcome.precisions):
         raise BadInputError(
-            f"The sensitivities were measured for ties by {outcome.tie} and {', '.join(outcome.precisions)}, "
-            f"but the search asks for ties by {spec.tie} and {', '.join(spec.precisions)}. Run the "
-            f"quantising step again with these choices."
+            f"The sensitivities were measured for ties by {outcome.tie} and "
+            f"{', '.join(outcome.precisions)}, but the search asks for ties by {spec.tie} and "
+            f"{', '.join(spec.precisions)}. Run the quantising step again with these choices."
         )
     return outcome
