@@ -1,0 +1,150 @@
+"""The words and figures beside the weights: a model card for people, a manifest for programs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from qpruner_core.catalog import precision_formats
+from qpruner_core.domain.footprint import bits_per_weight, dense_bytes, format_bytes, plan_bytes
+from qpruner_core.domain.metrics import Metrics
+from qpruner_core.export import ExportFacts
+from qpruner_core.export.config import is_uniform, layer_widths
+from qpruner_core.export.snippets import ADAPTER_FOLDER, snippet
+
+MANIFEST = "qpruner.json"
+"""Name of the manifest inside the folder."""
+MANIFEST_VERSION = 1
+
+
+def manifest(
+    facts: ExportFacts, format_name: str, weight_bytes: int, files: Mapping[str, Any]
+) -> str:
+    """Return the JSON text that lists every other file and says how the checkpoint was made.
+
+    Args:
+        facts: What is known of the model.
+        format_name: Catalogue name of the export format.
+        weight_bytes: Bytes of all weight files on disk.
+        files: Path inside the folder -> its SHA-256 and bytes.
+    """
+    values = {
+        "manifest_version": MANIFEST_VERSION,
+        "made_with": f"qpruner-studio {version('qpruner-studio')}",
+        "command": facts.command,
+        "format": format_name,
+        "base_model": {"title": facts.card.title, "revision": facts.card.revision},
+        "parameters": {
+            "before": facts.card.layout.parameters,
+            "after": facts.layout.parameters,
+        },
+        "pruning": asdict(facts.pruning),
+        "plan": dict(facts.plan.precisions),
+        "planned_bytes": plan_bytes(facts.layout, facts.plan, precision_formats()),
+        "weight_bytes": weight_bytes,
+        "measured": {label: asdict(metrics) for label, metrics in facts.measured.items()},
+        "files": dict(files),
+    }
+    return json.dumps(values, indent=2) + "\n"
+
+
+def model_card(facts: ExportFacts, format_name: str, folder_name: str, weight_bytes: int) -> str:
+    """Return the text of ``README.md``: how the checkpoint was made, what it measures, how it is
+    opened.
+    """
+    code = snippet(
+        format_name,
+        folder_name,
+        uniform=is_uniform(facts.layout),
+        adapter=facts.adapter is not None,
+    )
+    parts = [
+        *_front_matter(facts),
+        f"# {facts.card.title}, compressed with QPruner Studio",
+        _summary(facts, weight_bytes),
+        "## Open it",
+        f"```python\n{code}\n```",
+        *_adapter_words(facts),
+        "## How it was made",
+        _pruning_words(facts),
+        "Linears of the decoder layers by precision; embeddings, norms and biases stay at 16 bit:",
+        "\n".join(_plan_table(facts)),
+        *_measured(facts),
+    ]
+    if facts.command:
+        parts += ["## Make it again", f"```\n{facts.command}\n```"]
+    return "\n\n".join([*parts, f"`{MANIFEST}` lists every file with its SHA-256.\n"])
+
+
+def _front_matter(facts: ExportFacts) -> list[str]:
+    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
+    source = facts.card.source
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not Path(source).exists():
+        lines.append(f"base_model: {source}")
+    return ["\n".join([*lines, "tags:", "- qpruner", "- pruned", "- quantized", "---"])]
+
+
+def _summary(facts: ExportFacts, weight_bytes: int) -> str:
+    before = dense_bytes(facts.card.layout)
+    bits = bits_per_weight(facts.layout, weight_bytes)
+    return (
+        f"{facts.layout.parameters:,} of {facts.card.layout.parameters:,} parameters, "
+        f"{format_bytes(weight_bytes)} on disk instead of {format_bytes(before)} at 16 bit "
+        f"({weight_bytes / before:.1%}), {bits:.2f} bits per weight with scales."
+    )
+
+
+def _adapter_words(facts: ExportFacts) -> list[str]:
+    if facts.adapter is None:
+        return []
+    return [
+        f"`{ADAPTER_FOLDER}/` holds the LoRA adapter of the recovery step, trained on this model. "
+        f"Keep it apart: merging it into packed weights would quantise them again."
+    ]
+
+
+def _pruning_words(facts: ExportFacts) -> str:
+    if facts.layout.parameters == facts.card.layout.parameters:
+        return "Nothing was pruned."
+    widths = layer_widths(facts.layout)
+    rows = [f"{key}: {', '.join(map(str, values))}" for key, values in widths.items()]
+    share = 1.0 - facts.layout.parameters / facts.card.layout.parameters
+    return "\n".join(
+        [
+            f"Whole KV heads (with their query heads) and MLP channels were removed, {share:.1%} "
+            f"of all parameters ({facts.pruning.shape} widths). Widths by layer:",
+            "",
+            *(f"- {row}" for row in rows),
+        ]
+    )
+
+
+def _plan_table(facts: ExportFacts) -> Iterator[str]:
+    yield "| layer | precisions of its Linears |"
+    yield "|---|---|"
+    for layer in range(facts.layout.n_layers):
+        names = [linear.name for linear in facts.layout.linears if linear.layer == layer]
+        counts = Counter(facts.plan.precisions[name] for name in names)
+        yield f"| {layer} | {', '.join(f'{count} x {name}' for name, count in counts.items())} |"
+
+
+def _measured(facts: ExportFacts) -> list[str]:
+    if not facts.measured:
+        return []
+    rows = [_measured_row(label, metrics) for label, metrics in facts.measured.items()]
+    head = "| model | perplexity | loss, nats per token | accuracy | weights | on |"
+    return ["## Measured", "\n".join([head, "|---|---|---|---|---|---|", *rows])]
+
+
+def _measured_row(label: str, metrics: Metrics) -> str:
+    accuracy = f"{metrics.accuracy:.1%}" if metrics.tasks else "not scored"
+    return (
+        f"| {label} | {metrics.perplexity:.3f} | {metrics.loss:.4f} | {accuracy} "
+        f"| {format_bytes(metrics.weight_bytes)} | {metrics.device} |"
+    )

@@ -1,0 +1,44 @@
+"""Hugging Face folder with every weight at 16 bit.
+
+With the same widths in every layer it is a plain checkpoint; otherwise it ships the file that
+resizes the layers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from qpruner_core.domain.layout import ModelLayout
+from qpruner_core.domain.plan import PrecisionPlan
+from qpruner_core.errors import BadInputError
+from qpruner_core.export import ExportFacts
+from qpruner_core.export.checkpoint import Flavour, write_checkpoint
+from qpruner_core.export.config import is_uniform
+
+
+class SixteenBitExporter:
+    """The pruned model before any precision search."""
+
+    def plan_written(self, layout: ModelLayout, plan: PrecisionPlan) -> PrecisionPlan:
+        """Return bf16 everywhere: what the format can store, whatever plan was chosen."""
+        del plan
+        return PrecisionPlan.uniform(layout, "bf16")
+
+    def export(self, model: nn.Module, tokenizer: Any, facts: ExportFacts, folder: Path) -> None:
+        """Write the folder whole, or leave nothing; see `Exporter.export`."""
+        packed = sorted(set(facts.plan.precisions.values()) - {"bf16"})
+        if packed:
+            raise BadInputError(
+                f"The plan gives Linears {', '.join(packed)}, but 16-bit folders hold bf16 only. "
+                f"Choose the mixed format, or write the plan with bf16 everywhere."
+            )
+        code = () if is_uniform(facts.layout) else ("modeling_qpruner",)
+        write_checkpoint(
+            model, tokenizer, facts, Flavour(format_name="hf_16bit", code=code), folder
+        )
+
+
+EXPORTER = SixteenBitExporter()

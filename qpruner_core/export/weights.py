@@ -1,0 +1,161 @@
+"""What lies in the weight files: the packed tensors of every Linear as they are, the rest at 16
+bit, no tensor twice.
+
+The layout of a packed Linear is written down where it is read, in `files/quantizer_qpruner.py`.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import nn
+
+from qpruner_core.domain.plan import PrecisionPlan
+
+SHARD_BYTES = 2 * 10**9
+"""Largest weight file."""
+FOUR_BIT = ("nf4", "fp4")
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One tensor of a weight file; it is converted and brought to the host only while its shard is
+    written.
+    """
+
+    tensor: torch.Tensor
+    dtype: torch.dtype
+    """Dtype in the file."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file."""
+        return self.tensor.numel() * self.dtype.itemsize
+
+    def read(self) -> torch.Tensor:
+        """Return the tensor as it is written: on the host, contiguous, sharing nothing."""
+        return self.tensor.detach().to("cpu", self.dtype).contiguous()
+
+
+def stored_tensors(model: nn.Module, plan: PrecisionPlan, dtype: torch.dtype) -> dict[str, Stored]:
+    """Return name in the file -> tensor, in the order of the model's parameters.
+
+    Args:
+        model: Decoder whose Linears are packed by the plan.
+        plan: Precision of every Linear of the decoder layers.
+        dtype: 16-bit dtype of everything the plan does not name: embeddings, norms, biases, output
+            head.
+    """
+    stored: dict[str, Stored] = {}
+    packed = set()
+    for name, precision in plan.precisions.items():
+        linear = model.get_submodule(name)
+        packed.add(f"{name}.weight")
+        for leaf, item in _packed_weight(name, linear, precision).items():
+            stored[f"{name}.{leaf}"] = item
+            packed.add(f"{name}.{leaf}")
+    rest = {name: Stored(tensor, dtype) for name, tensor in _tensors(model) if name not in packed}
+    return rest | stored
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield parameters (tied ones once, under their first name) and the buffers that checkpoints
+    keep.
+    """
+    yield from model.named_parameters(remove_duplicate=True)
+    for prefix, module in model.named_modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if name not in module._non_persistent_buffers_set:
+                yield f"{prefix}.{name}" if prefix else name, buffer
+
+
+def _packed_weight(name: str, linear: Any, precision: str) -> dict[str, Stored]:
+    """Return leaf name -> tensor of one Linear's weight.
+
+    Raises:
+        ValueError: The module is not what the plan says, so the caller packed by another plan.
+    """
+    weight = linear.weight
+    if precision in FOUR_BIT:
+        state = getattr(weight, "quant_state", None)
+        if state is None or state.quant_type != precision or not state.nested:
+            raise ValueError(
+                f"{name} is to be {precision}, but is not packed as double-quantised {precision}"
+            )
+        if getattr(state, "packing_format_for_cpu", False):
+            raise ValueError(f"the weight of {name} was repacked by a forward on the CPU")
+        nested = torch.cat([state.state2.absmax.float(), state.offset.float().view(1)])
+        return {
+            "weight": Stored(weight.data, torch.uint8),
+            "absmax": Stored(state.absmax, torch.uint8),
+            "nested": Stored(nested, torch.float32),
+        }
+    if precision == "int8":
+        if weight.dtype != torch.int8:
+            raise ValueError(f"{name} is to be int8, but holds {weight.dtype}")
+        return {
+            "weight": Stored(weight.data, torch.int8),
+            "SCB": Stored(linear.SCB, torch.float32),
+        }
+    if precision != "bf16" or not weight.dtype.is_floating_point:
+        raise ValueError(f"{name} is to be {precision}, but holds {weight.dtype}")
+    return {"weight": Stored(weight.data, torch.bfloat16)}
+
+
+def total_bytes(stored: Mapping[str, Stored]) -> int:
+    """Return the bytes of all tensors, without the headers of their files."""
+    return sum(item.nbytes for item in stored.values())
+
+
+def shards(stored: Mapping[str, Stored], shard_bytes: int = SHARD_BYTES) -> list[list[str]]:
+    """Return the names of each weight file, in order; a tensor larger than a shard gets one of its
+    own.
+    """
+    files: list[list[str]] = [[]]
+    used = 0
+    for name, item in stored.items():
+        if files[-1] and used + item.nbytes > shard_bytes:
+            files.append([])
+            used = 0
+        files[-1].append(name)
+        used += item.nbytes
+    return files
+
+
+def write_weights(
+    stored: Mapping[str, Stored], folder: Path, shard_bytes: int = SHARD_BYTES
+) -> None:
+    """Write ``model.safetensors``, or numbered shards with their index."""
+    files = shards(stored, shard_bytes)
+    if len(files) == 1:
+        _write(stored, files[0], folder / "model.safetensors")
+        return
+    weight_map: dict[str, str] = {}
+    for number, names in enumerate(files, start=1):
+        file = f"model-{number:05d}-of-{len(files):05d}.safetensors"
+        _write(stored, names, folder / file)
+        weight_map |= dict.fromkeys(names, file)
+    index = {"metadata": {"total_size": total_bytes(stored)}, "weight_map": weight_map}
+    text = json.dumps(index, indent=2, sort_keys=True) + "\n"
+    (folder / "model.safetensors.index.json").write_text(text, encoding="utf-8")
+
+
+def _write(stored: Mapping[str, Stored], names: Iterable[str], path: Path) -> None:
+    tensors = {name: stored[name].read() for name in names}
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        # safetensors hides the error of the system in its text.
+        if "os error 28" not in str(error):
+            raise
+        raise OSError(errno.ENOSPC, "No space left on device", str(path)) from error
+    # safetensors makes its files private: give them the permissions of the folder instead.
+    path.chmod(path.parent.stat().st_mode & 0o666)
