@@ -1,0 +1,22 @@
+"""The torch-free half of *load*: what config and safetensors headers say, without reading a
+weight.
+
+The browser side asks here, so nothing in this package imports torch, and `huggingface_hub` is
+imported only when a hub id is asked about.
+"""
+
+from qpruner_core.inspection.cards import inspect_model, model_folder
+from qpruner_core.inspection.fits import Fit, Gpu, gpu_fits
+from qpruner_core.inspection.folders import demo_folder, read_headers
+from qpruner_core.inspection.headers import TensorHeader
+
+__all__ = [
+    "Fit",
+    "Gpu",
+    "TensorHeader",
+    "demo_folder",
+    "gpu_fits",
+    "inspect_model",
+    "model_folder",
+    "read_headers",
+]

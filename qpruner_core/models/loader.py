@@ -1,0 +1,153 @@
+"""From a source to a model in memory with its tokenizer, card and layout.
+
+Everything that config, headers and tokenizer can tell is checked before the first weight is read.
+Weights come from safetensors alone, in the compute dtype of the device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from qpruner_core.domain.footprint import format_bytes
+from qpruner_core.domain.layout import ModelLayout
+from qpruner_core.domain.record import ModelCard
+from qpruner_core.domain.spec import ModelSpec
+from qpruner_core.errors import BadInputError, ModelNotFoundError
+from qpruner_core.inspection import model_folder
+from qpruner_core.inspection.cards import folder_card
+from qpruner_core.inspection.folders import read_config
+from qpruner_core.models.architectures.llama import WIDTHS_KEY
+from qpruner_core.models.device import Device
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt")
+"""Any of these makes a tokenizer; without them `transformers` would ask the hub."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LoadedModel:
+    """A model ready to be scored, pruned and measured."""
+
+    model: PreTrainedModel
+    """In eval mode, in the device's compute dtype."""
+    tokenizer: PreTrainedTokenizerBase
+    """Checked to fit the model's embedding."""
+    card: ModelCard
+    """What config and headers say."""
+    layout: ModelLayout
+    """Units and Linears, as the card carries them."""
+    device: Device
+    """Where the model lies."""
+
+
+def load(spec: ModelSpec, device: Device) -> LoadedModel:
+    """Return model and tokenizer of a source; a hub model is downloaded first.
+
+    Raises:
+        ModelNotFoundError: Folder, repository, tokenizer or a weight file is not there.
+        UnsupportedModelError: The family is unknown, or only pickled or quantised weights exist.
+        BadInputError: A file is damaged, files do not belong together, or the device is too small.
+        HubUnreachableError: The hub does not answer in time, or refuses.
+    """
+    folder = model_folder(spec)
+    card = folder_card(spec, folder)
+    _check_code(spec, folder)
+    tokenizer = load_tokenizer(spec, folder)
+    check_tokenizer(tokenizer, card.layout)
+    model = _load_weights(spec, folder, card, device)
+    return LoadedModel(
+        model=model, tokenizer=tokenizer, card=card, layout=card.layout, device=device
+    )
+
+
+def load_tokenizer(spec: ModelSpec, folder: Path) -> PreTrainedTokenizerBase:
+    """Return the tokenizer that lies beside a model.
+
+    Raises:
+        ModelNotFoundError: The folder holds none.
+        BadInputError: Its files are damaged, or need a package or code that is not there.
+    """
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        raise ModelNotFoundError(
+            f"The folder {str(folder)!r} holds no tokenizer: one of {', '.join(_TOKENIZER_FILES)} "
+            "is needed. Copy the tokenizer files of this model into it."
+        )
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=spec.trust_remote_code, local_files_only=True
+        )
+    except Exception as error:  # the tokenizers library raises bare Exception for damaged files
+        raise BadInputError(
+            f"The tokenizer in {str(folder)!r} cannot be opened ({type(error).__name__}: "
+            f"{error}). Copy its files again; if it ships its own code, allow that code for this "
+            "model."
+        ) from error
+    return tokenizer
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, layout: ModelLayout) -> None:
+    """Refuse a tokenizer that would ask the model for rows it does not have.
+
+    Raises:
+        BadInputError: The largest token id lies outside the embedding, or there are no tokens.
+    """
+    ids = tokenizer.get_vocab().values()
+    largest = max(ids, default=-1)
+    if not 0 <= largest < layout.vocab_size:
+        raise BadInputError(
+            f"The tokenizer knows {len(ids)} tokens with ids up to {largest}, but the model has "
+            f"embeddings for ids 0 to {layout.vocab_size - 1}. Put the tokenizer that belongs to "
+            "this model into its folder."
+        )
+
+
+def _check_code(spec: ModelSpec, folder: Path) -> None:
+    """Refuse layers of unequal width without the code that builds them."""
+    config = read_config(folder)
+    if config.get(WIDTHS_KEY) and not spec.trust_remote_code:
+        raise BadInputError(
+            f"The layers of {spec.source!r} differ in width, which only the small modeling file "
+            "in its folder can build. Allow its code for this model (trust remote code) if you "
+            "trust its maker."
+        )
+
+
+def _load_weights(
+    spec: ModelSpec, folder: Path, card: ModelCard, device: Device
+) -> PreTrainedModel:
+    where: dict[str, Any] = {} if device.kind == "cpu" else {"device_map": {"": device.torch}}
+    try:
+        model, report = cast("Any", AutoModelForCausalLM).from_pretrained(
+            folder,
+            dtype=device.compute_dtype,
+            use_safetensors=True,
+            trust_remote_code=spec.trust_remote_code,
+            local_files_only=True,
+            output_loading_info=True,
+            **where,
+        )
+    except torch.OutOfMemoryError as error:
+        needed = card.parameters * device.compute_dtype.itemsize
+        free, _ = torch.cuda.mem_get_info(device.index)
+        raise BadInputError(
+            f"The model needs {format_bytes(needed)} for its weights alone, but {device.name} has "
+            f"{format_bytes(free)} free. Close what else uses the card, or choose a larger card "
+            "or a smaller model."
+        ) from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise BadInputError(
+            f"The weight files of {spec.source!r} lack {len(missing)} tensors that the model "
+            f"needs, {missing[0]!r} first. Copy or download the complete checkpoint."
+        )
+    loaded: PreTrainedModel = model.eval()
+    return loaded
