@@ -1,0 +1,305 @@
+"""One folder per run, one writer per file.
+
+runs/<run_id>/spec.json       what was asked for at first; written once
+              record.json     all slots; replaced as a whole by whoever runs the line
+              events.jsonl    progress, appended
+              worker.log      appended
+              values/         intermediate values of a step, replaced as a whole
+              artifacts/      arrays by SHA-256; folders that a step writes (adapter, export)
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from qpruner_core.domain.progress import Progress
+from qpruner_core.domain.record import STEPS, RunRecord
+from qpruner_core.domain.spec import RunSpec
+from qpruner_core.errors import BadInputError
+from qpruner_core.store import artifacts, events, studies
+from qpruner_core.store.codec import from_json, to_json
+from qpruner_core.store.events import Event
+from qpruner_core.store.files import last_lines, link_tree, size_bytes, write_whole
+from qpruner_core.store.names import check_plain, check_run_id, is_run_id, new_run_id
+
+T = TypeVar("T")
+Records = list[RunRecord]
+Events = list[Event]
+"""Named here, as the store has methods of the names that Python would use."""
+
+
+class RunStore:
+    """The runs of one home folder; safe to use from several threads, and from several processes.
+
+    The folder is made when the first run is.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self._home = home.expanduser().absolute()
+        self._known: dict[str, tuple[tuple[int, int, int], RunRecord]] = {}
+
+    @property
+    def home(self) -> Path:
+        """The home folder; absolute."""
+        return self._home
+
+    @property
+    def runs(self) -> Path:
+        """The folder that holds one folder per run."""
+        return self._home / "runs"
+
+    # one run -----------------------------------------------------------------------------------
+
+    def create(self, spec: RunSpec) -> RunRecord:
+        """Make the folder of a new run and return its empty record.
+
+        Raises:
+            StorageFullError: The disk does not hold it; no run is left behind.
+        """
+        run_id = new_run_id(spec.name or Path(spec.model.source).name, datetime.now(UTC))
+        record = RunRecord(run_id=run_id, created_at=events.now(), spec=spec)
+        return self._found(record, {})
+
+    def read(self, run_id: str) -> RunRecord:
+        """Return the record as it stands on disk.
+
+        Raises:
+            BadInputError: There is no such run, or its record cannot be read.
+        """
+        path = self.folder(run_id) / "record.json"
+        try:
+            found = path.stat()
+            stamp = (found.st_ino, found.st_mtime_ns, found.st_size)
+            known = self._known.get(run_id)
+            if known is not None and known[0] == stamp:
+                return known[1]
+            record = from_json(RunRecord, path.read_bytes())
+        except FileNotFoundError as error:
+            raise self._missing(run_id) from error
+        except BadInputError as error:
+            raise BadInputError(
+                f"The record of run {run_id} in {path} cannot be read. {error}"
+            ) from error
+        self._known[run_id] = (stamp, record)
+        return record
+
+    def write(self, record: RunRecord) -> None:
+        """Replace the record of a run as a whole.
+
+        Raises:
+            BadInputError: The run has been deleted.
+            StorageFullError: The disk does not hold it; the old record stays.
+        """
+        folder = self._existing(record.run_id)
+        write_whole(folder / "record.json", to_json(record, indent=1).encode())
+
+    def delete(self, run_id: str) -> None:
+        """Delete a run with everything in it, its studies included.
+
+        Raises:
+            BadInputError: There is no such run.
+        """
+        folder = self._existing(run_id)
+        studies.delete_studies(self._home, run_id)
+        # Renamed first, so that nobody meets a run of which half is gone.
+        gone = folder.with_name(f".gone-{run_id}")
+        shutil.rmtree(gone, ignore_errors=True)
+        folder.rename(gone)
+        shutil.rmtree(gone)
+        self._known.pop(run_id, None)
+
+    def fork(self, run_id: str, before_step: str) -> RunRecord:
+        """Return a new run that stands where this one stood before a step; artifacts are linked.
+
+        Raises:
+            BadInputError: There is no such run or step.
+        """
+        if before_step not in STEPS:
+            raise BadInputError(
+                f"A run cannot be forked before {before_step!r}. Choose one of {', '.join(STEPS)}."
+            )
+        found = self.read(run_id)
+        emptied = STEPS[STEPS.index(before_step) :]
+        kept = replace(
+            found,
+            run_id=new_run_id(
+                found.spec.name or Path(found.spec.model.source).name, datetime.now(UTC)
+            ),
+            created_at=events.now(),
+            seconds={step: value for step, value in found.seconds.items() if step not in emptied},
+            **dict.fromkeys(emptied),  # type: ignore[arg-type]
+        )
+        return self._found(*self._relocated(kept, self.folder(run_id)))
+
+    def folder(self, run_id: str) -> Path:
+        """Return the folder of a run, which may not be there.
+
+        Raises:
+            BadInputError: The text is no run's id.
+        """
+        return self.runs / check_run_id(run_id)
+
+    # all runs ----------------------------------------------------------------------------------
+
+    def list(self) -> Records:
+        """Return the records that can be read, newest first; `broken` names the others."""
+        return self._survey()[0]
+
+    def broken(self) -> dict[str, str]:
+        """Return the name of every folder among the runs that holds no readable record -> why."""
+        return self._survey()[1]
+
+    def disk_usage(self, run_id: str) -> int:
+        """Return the bytes of a run's files; those shared with a fork are counted in both."""
+        return size_bytes(self._existing(run_id))
+
+    # progress and log --------------------------------------------------------------------------
+
+    def append_event(self, run_id: str, progress: Progress) -> Event:
+        """Append a report of progress.
+
+        Raises:
+            BadInputError: The run has been deleted.
+        """
+        return events.append(self._existing(run_id) / "events.jsonl", progress)
+
+    def events(self, run_id: str, last: int | None = None) -> Events:
+        """Return the last reports, oldest first; all for None."""
+        return events.read(self.folder(run_id) / "events.jsonl", last)
+
+    def log_path(self, run_id: str) -> Path:
+        """Return where the worker logs what it does for a run; may not be there yet."""
+        return self.folder(run_id) / "worker.log"
+
+    def log(self, run_id: str, last: int = 200) -> str:
+        """Return the last lines of the worker's log; empty when nothing was logged."""
+        return "\n".join(last_lines(self.log_path(run_id), last))
+
+    # values and artifacts ----------------------------------------------------------------------
+
+    def write_value(self, run_id: str, name: str, value: object) -> None:
+        """Keep an intermediate value of a step under a name; replaces the one before."""
+        folder = self._existing(run_id) / "values"
+        folder.mkdir(exist_ok=True)
+        write_whole(folder / f"{check_plain(name)}.json", to_json(value).encode())
+
+    def read_value(self, run_id: str, name: str, cls: type[T]) -> T | None:
+        """Return the value kept under a name; None when there is none."""
+        path = self._existing(run_id) / "values" / f"{check_plain(name)}.json"
+        try:
+            return from_json(cls, path.read_bytes())
+        except FileNotFoundError:
+            return None
+
+    def write_arrays(self, run_id: str, stem: str, arrays: Mapping[str, np.ndarray]) -> str:
+        """Write arrays and return the artifact's name, ``<stem>-<SHA-256>.npz``.
+
+        Raises:
+            StorageFullError: The disk does not hold them.
+        """
+        return artifacts.write_arrays(self._artifacts(run_id), stem, arrays)
+
+    def read_arrays(self, run_id: str, artifact: str) -> dict[str, np.ndarray]:
+        """Return the arrays of an artifact, name -> array as it was given.
+
+        Raises:
+            BadInputError: The name is no artifact's, or the file is damaged.
+            NotReadyError: The file is gone.
+        """
+        return artifacts.read_arrays(self._artifacts(run_id), artifact)
+
+    def artifact_folder(self, run_id: str, stem: str) -> Path:
+        """Return the path of a new artifact folder, which the caller makes.
+
+        Folders of that stem that the record does not name are removed: attempts that were killed,
+        and results that were emptied from the record.
+        """
+        parent, record = self._artifacts(run_id), self.read(run_id)
+        named = {record.export.path} if record.export else set()
+        named |= {record.recover.adapter} if record.recover else set()
+        used = {Path(path).name for path in named}
+        for old in parent.glob(f"{check_plain(stem)}-*"):
+            if old.is_dir() and old.name not in used:
+                shutil.rmtree(old)
+        taken = {path.name for path in parent.iterdir()}
+        return parent / next(
+            name for n in range(1, len(taken) + 2) if (name := f"{stem}-{n}") not in taken
+        )
+
+    def study_url(self) -> str:
+        """Return the storage URL of the studies; a study's name begins with its run's id."""
+        return studies.study_url(self._home)
+
+    # helpers -----------------------------------------------------------------------------------
+
+    def _missing(self, run_id: str) -> BadInputError:
+        return BadInputError(
+            f"There is no run {run_id} in {self._home}; it may have been deleted. Choose another "
+            f"one on the Runs page or of 'qpruner runs'."
+        )
+
+    def _existing(self, run_id: str) -> Path:
+        folder = self.folder(run_id)
+        if not folder.is_dir():
+            raise self._missing(run_id)
+        return folder
+
+    def _artifacts(self, run_id: str) -> Path:
+        folder = self._existing(run_id) / "artifacts"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def _found(self, record: RunRecord, linked: Mapping[str, Path]) -> RunRecord:
+        """Build a run's folder aside and put it in place in one stroke."""
+        aside = self.runs / f".new-{record.run_id}"
+        (aside / "artifacts").mkdir(parents=True)
+        try:
+            for name, source in linked.items():
+                link_tree(source, aside / "artifacts" / name)
+            write_whole(aside / "spec.json", to_json(record.spec, indent=1).encode())
+            write_whole(aside / "record.json", to_json(record, indent=1).encode())
+            aside.rename(self.folder(record.run_id))
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+        return record
+
+    def _relocated(self, record: RunRecord, source: Path) -> tuple[RunRecord, dict[str, Path]]:
+        """Return the record with paths of its own, and artifact -> its place in the old run."""
+        linked = {}
+        if record.score is not None:
+            linked[record.score.unit_scores] = source / "artifacts" / record.score.unit_scores
+        if record.recover is not None and record.recover.adapter:
+            name = Path(record.recover.adapter).name
+            linked[name] = source / "artifacts" / name
+            if Path(record.recover.adapter).is_absolute():
+                own = str(self.folder(record.run_id) / "artifacts" / name)
+                record = replace(record, recover=replace(record.recover, adapter=own))
+        return record, {name: path for name, path in linked.items() if path.exists()}
+
+    def _survey(self) -> tuple[Records, dict[str, str]]:
+        good, bad = [], {}
+        folders = [path for path in self.runs.iterdir()] if self.runs.is_dir() else []
+        for path in folders:
+            if path.name.startswith("."):
+                continue
+            if not is_run_id(path.name):
+                bad[path.name] = f"{path} is no run of ours. Move it out of the home folder."
+                continue
+            # A run may be deleted while we look: then it is simply not there.
+            with suppress(FileNotFoundError):
+                try:
+                    good.append(self.read(path.name))
+                except BadInputError as error:
+                    if path.exists():
+                        bad[path.name] = str(error)
+        good.sort(key=lambda record: (record.created_at, record.run_id), reverse=True)
+        return good, bad
