@@ -7,6 +7,7 @@ the client alone.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from qpruner_core.domain.spec import ModelSpec
-from qpruner_core.errors import BadInputError, HubUnreachableError, ModelNotFoundError
+from qpruner_core.errors import (
+    BadInputError,
+    HubUnreachableError,
+    ModelNotFoundError,
+    StorageFullError,
+)
 from qpruner_core.inspection.folders import (
     CONFIG,
     INDEX,
@@ -63,7 +69,7 @@ def describe(spec: ModelSpec) -> HubModel:
     """
     from huggingface_hub import HfApi, hf_hub_download  # noqa: PLC0415  only hub ids pay for it
 
-    with _in_sentences(spec):
+    with _in_sentences(spec.source, spec.revision):
         info = HfApi().model_info(
             spec.source, revision=spec.revision, timeout=TIMEOUT_SECONDS, token=token()
         )
@@ -94,7 +100,7 @@ def fetch_headers(spec: ModelSpec, commit: str) -> dict[str, TensorHeader]:
         SafetensorsParsingError,
     )
 
-    with _in_sentences(spec):
+    with _in_sentences(spec.source, spec.revision):
         try:
             whole = HfApi().get_safetensors_metadata(spec.source, revision=commit, token=token())
         except (NotASafetensorsRepoError, SafetensorsParsingError) as error:
@@ -127,7 +133,7 @@ def download(spec: ModelSpec) -> Path:
     """
     from huggingface_hub import snapshot_download  # noqa: PLC0415  only hub ids pay for it
 
-    with _in_sentences(spec):
+    with _in_sentences(spec.source, spec.revision):
         return Path(
             snapshot_download(
                 spec.source,
@@ -167,39 +173,64 @@ def cached_folder(spec: ModelSpec) -> Path | None:
     return folder if has_weights and (folder / CONFIG).is_file() else None
 
 
+def dataset_file(repo: str, name: str) -> Path:
+    """Return the local copy of one file of a data set, downloaded when it is not there yet.
+
+    Raises:
+        ModelNotFoundError: The repository or file is not there.
+        HubUnreachableError: The hub does not answer in time, or refuses.
+    """
+    from huggingface_hub import HfApi, hf_hub_download  # noqa: PLC0415  only hub ids pay for it
+    from huggingface_hub.errors import LocalEntryNotFoundError  # noqa: PLC0415
+
+    try:
+        return Path(hf_hub_download(repo, name, repo_type="dataset", local_files_only=True))
+    except LocalEntryNotFoundError:
+        pass
+    with _in_sentences(repo, None):
+        # Asked first because the download itself retries for long when nobody answers.
+        HfApi().dataset_info(repo, timeout=TIMEOUT_SECONDS, token=token())
+        return Path(hf_hub_download(repo, name, repo_type="dataset", token=token()))
+
+
 @contextmanager
-def _in_sentences(spec: ModelSpec) -> Iterator[None]:
+def _in_sentences(repo: str, revision: str | None) -> Iterator[None]:
     """Turn what the hub client raises into errors that a person can act on."""
     from huggingface_hub import errors  # noqa: PLC0415  only hub ids pay for it
 
     # The client's own base class is its HTTP library's; both bases together also cover failed
     # connections.
     no_answer: tuple[type[Exception], ...] = (OSError, *errors.HfHubHTTPError.__bases__)
-    shown = repr(spec.source) + (f" at revision {spec.revision!r}" if spec.revision else "")
+    shown = repr(repo) + (f" at revision {revision!r}" if revision else "")
     try:
         yield
     except errors.GatedRepoError as error:
         raise HubUnreachableError(
-            f"The hub model {shown} is gated and this access was refused. Accept its terms on its "
-            "hub page, set the environment variable HF_TOKEN to a token of that account, and "
-            "start again."
+            f"The hub repository {shown} is gated and this access was refused. Accept its terms "
+            "on its hub page, set the environment variable HF_TOKEN to a token of that account, "
+            "and start again."
         ) from error
     except errors.RevisionNotFoundError as error:
         raise ModelNotFoundError(
-            f"The hub knows {spec.source!r}, but no revision {spec.revision!r} of it. Give a "
+            f"The hub knows {repo!r}, but no revision {revision!r} of it. Give a "
             "branch, a tag or a commit."
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise ModelNotFoundError(
-            f"The hub shows no model {shown}, or hides it. Check the spelling; for a private "
-            "model set the environment variable HF_TOKEN."
+            f"The hub shows no repository {shown}, or hides it. Check the spelling; for a private "
+            "one set the environment variable HF_TOKEN."
         ) from error
     except errors.HFValidationError as error:
         raise ModelNotFoundError(
-            f"{spec.source!r} is neither a folder that exists nor a hub id. Give 'demo', a "
+            f"{repo!r} is neither a folder that exists nor a hub id. Give 'demo', a "
             "folder, or an id such as 'org/name'."
         ) from error
     except no_answer as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise StorageFullError(
+                f"The disk is full while downloading {shown}. Free space, or point HF_HOME to a "
+                "larger disk."
+            ) from error
         status = getattr(getattr(error, "response", None), "status_code", None)
         what = f"answers {status}" if status else "does not answer"
         raise HubUnreachableError(

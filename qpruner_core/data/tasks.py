@@ -1,0 +1,131 @@
+"""Multiple-choice items from folders of `<task>.jsonl`, one item a line, checked line by line."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qpruner_core.errors import BadInputError, DataTooShortError
+from qpruner_core.inspection import demo_folder
+
+_EXAMPLE = '{"id": "q1", "context": "2 + 2 =", "choices": [" 4", " 5"], "gold": 0}'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One question with its possible continuations."""
+
+    id: str
+    """Unique within its task."""
+    context: str
+    """What the model reads first; may be empty."""
+    choices: tuple[str, ...]
+    """Continuations, appended to the context as they are; two or more, none empty."""
+    gold: int
+    """Index of the right choice."""
+
+
+def read_tasks(source: str, items_per_task: int, seed: int = 0) -> dict[str, tuple[Item, ...]]:
+    """Return task name -> items, tasks by name.
+
+    Args:
+        source: ``"demo"``, ``"none"``, or the path of a folder of ``*.jsonl`` files; a file's stem
+            names its task.
+        items_per_task: The first so many after a shuffle of its own per task; 0 for all in file
+            order. A larger number keeps the items of a smaller one.
+        seed: Seed of the shuffles.
+
+    Raises:
+        BadInputError: The folder is missing or empty, or a line does not fit; the first one is
+            named.
+        DataTooShortError: A file holds no item.
+    """
+    if source == "none":
+        return {}
+    folder = demo_folder() / "data" / "tasks" if source == "demo" else Path(source).expanduser()
+    files = sorted(folder.glob("*.jsonl")) if folder.is_dir() else []
+    if not files:
+        what = "holds no *.jsonl file" if folder.is_dir() else "is not a folder that exists"
+        raise BadInputError(
+            f"{str(folder)!r}, given for the tasks, {what}. Give a folder with one <task>.jsonl "
+            "per task, 'demo' or 'none'."
+        )
+    return {
+        file.stem: _chosen(_read_items(file), items_per_task, seed, file.stem) for file in files
+    }
+
+
+def _chosen(items: tuple[Item, ...], n_items: int, seed: int, task: str) -> tuple[Item, ...]:
+    if not n_items:
+        return items
+    shuffled = list(items)
+    random.Random(f"{seed}:{task}").shuffle(shuffled)  # noqa: S311  not cryptographic
+    return tuple(shuffled[:n_items])
+
+
+def _read_items(file: Path) -> tuple[Item, ...]:
+    try:
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise BadInputError(
+            f"The task file {str(file)!r} is not UTF-8 (byte {error.start}). Save it as UTF-8."
+        ) from error
+    items: dict[str, Item] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"{file}:{number}"
+        item = _parse_item(line, where)
+        if item.id in items:
+            raise _misfit(where, f"repeats the id {item.id!r}")
+        items[item.id] = item
+    if not items:
+        raise DataTooShortError(
+            f"The task file {str(file)!r} holds no item. Add items, one a line, such as "
+            f"{_EXAMPLE}, or remove it."
+        )
+    return tuple(items.values())
+
+
+def _parse_item(line: str, where: str) -> Item:
+    try:
+        stated = json.loads(line)
+    except ValueError as error:
+        raise _misfit(where, f"is not JSON ({error})") from error
+    if not isinstance(stated, dict):
+        raise _misfit(where, f"holds a {type(stated).__name__}, not an object")
+    found = _complaint(stated)
+    if found:
+        raise _misfit(where, found)
+    return Item(
+        id=stated["id"],
+        context=stated["context"],
+        choices=tuple(stated["choices"]),
+        gold=stated["gold"],
+    )
+
+
+def _complaint(stated: Mapping[str, Any]) -> str:
+    """Return what does not fit about a line's object, empty when all does."""
+    missing = [key for key in ("id", "context", "choices", "gold") if key not in stated]
+    if missing:
+        return f"lacks {', '.join(map(repr, missing))}"
+    for key in ("id", "context"):
+        if not isinstance(stated[key], str):
+            return f"states {key!r} as {stated[key]!r}, which is not a text"
+    choices, gold = stated["choices"], stated["gold"]
+    if not isinstance(choices, list) or not all(isinstance(c, str) and c for c in choices):
+        return "states 'choices' that are not a list of texts, none empty"
+    if len(choices) < 2:
+        return f"states {len(choices)} choices where two or more are needed"
+    if type(gold) is not int or not 0 <= gold < len(choices):
+        return f"states 'gold' as {gold!r}, which is no index into {len(choices)} choices"
+    return ""
+
+
+def _misfit(where: str, found: str) -> BadInputError:
+    return BadInputError(f"{where} {found}. Every line is an item such as {_EXAMPLE}; correct it.")
