@@ -1,7 +1,8 @@
-"""Search spaces of a small Llama as its config describes it, and an objective that needs no model."""
+"""Search spaces of a small Llama as its config describes it; an objective without a model."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -83,8 +84,7 @@ def measure(sensitivities: Callable[[SearchSpace], tuple[SensitivityCell, ...]])
     def run(space: SearchSpace, plan: PrecisionPlan) -> Metrics:
         by_cell = {(c.unit, c.precision): c.loss_increase for c in sensitivities(space)}
         parts = [by_cell[unit, precision] for unit, precision in space.choices(plan).items()]
-        pairs = zip(parts, parts[1:], strict=False)
-        loss = 2.0 + sum(parts) + 3.0 * sum(a * b for a, b in pairs)
+        loss = 2.0 + sum(parts) + 3.0 * sum(a * b for a, b in itertools.pairwise(parts))
         task = TaskResult(
             n_items=3, accuracy=1 / 3, accuracy_normalized=2 / 3, correct=(True, False, False)
         )

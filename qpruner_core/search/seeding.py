@@ -1,0 +1,85 @@
+"""Which plans are measured without asking the sampler: points of the predicted front, and untried
+neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+
+import numpy as np
+
+from qpruner_core.search.space import Code, SearchSpace
+
+
+def order_seeds(
+    space: SearchSpace, codes: Sequence[Code], budget_bytes: int, n_seeds: int
+) -> list[Code]:
+    """Return up to ``n_seeds`` points of the predicted front in the order they are to be measured.
+
+    The point nearest below the budget comes first, then points further down whose distance to the
+    budget grows quadratically: dense where the person will choose, sparse at the small end, the
+    smallest included. Points over the budget follow, nearest first, only when those below it are
+    too few.
+    """
+    by_bytes = sorted(
+        {code: space.code_bytes(code) for code in codes}.items(), key=lambda p: (-p[1], p[0])
+    )
+    below = [pair for pair in by_bytes if pair[1] <= budget_bytes]
+    above = [code for code, size in reversed(by_bytes) if size > budget_bytes]
+    if len(below) <= n_seeds:
+        return ([code for code, _ in below] + above)[:n_seeds]
+    sizes = np.array([size for _, size in below], dtype=np.float64)
+    depth = np.linspace(0.0, 1.0, max(n_seeds, 2))[:n_seeds] ** 2
+    taken: list[int] = []
+    for target in sizes[0] - depth * (sizes[0] - sizes[-1]):
+        distance = np.abs(sizes - target)
+        distance[taken] = np.inf
+        taken.append(int(np.argmin(distance)))
+    return [below[index][0] for index in sorted(taken)]
+
+
+def nearest_untried(
+    space: SearchSpace,
+    start: Code,
+    tried: Collection[Code],
+    anchors: Sequence[Code],
+    budget_bytes: int,
+) -> Code | None:
+    """Return an untried plan as few precision steps from ``start`` as possible; None when none is
+    left.
+
+    Among equally near ones, those within the budget go first, then those nearest to the predicted
+    front (fewest precision steps to one of ``anchors``), then the smallest code. A plan as near as
+    possible is reached through tried plans only, so the walk is as long as what was tried, not as
+    the space.
+    """
+    seen, ring = {start}, [start]
+    while ring:
+        untried = [code for code in ring if code not in tried]
+        if untried:
+            return min(untried, key=lambda code: _rank(space, code, anchors, budget_bytes))
+        following = []
+        for code in ring:
+            for near in _neighbours(code, len(space.precisions)):
+                if near not in seen:
+                    seen.add(near)
+                    following.append(near)
+        ring = following
+    return None
+
+
+def _neighbours(code: Code, n_precisions: int) -> Iterator[Code]:
+    """Give the codes that move one unit by one precision."""
+    for unit, choice in enumerate(code):
+        for moved in (choice - 1, choice + 1):
+            if 0 <= moved < n_precisions:
+                yield (*code[:unit], moved, *code[unit + 1 :])
+
+
+def _rank(
+    space: SearchSpace, code: Code, anchors: Sequence[Code], budget_bytes: int
+) -> tuple[bool, int, Code]:
+    steps = 0
+    if anchors:
+        steps = int(np.abs(np.array(anchors) - np.array(code)).sum(axis=1).min())
+    return (space.code_bytes(code) > budget_bytes, steps, code)
