@@ -6,7 +6,9 @@ Torch is imported inside fixtures, so that tests of the browser side stay light.
 
 from __future__ import annotations
 
+import json
 import os
+import random
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,7 @@ import pytest
 from hypothesis import settings
 
 from qpruner_core.domain.layout import ModelLayout
+from qpruner_core.domain.spec import DataSpec
 from qpruner_core.models.architectures import llama
 
 if TYPE_CHECKING:
@@ -99,3 +102,31 @@ def tiny_folder(
     tiny_model.save_pretrained(folder)
     tiny_tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def tiny_data(tmp_path: Path) -> DataSpec:
+    """Three texts and one task in the words of `tiny_tokenizer`, short enough for a fast trial."""
+    draw = random.Random(0)
+
+    def sentence(length: int) -> str:
+        return " ".join(draw.choice(WORDS) for _ in range(length))
+
+    names = ("calibration", "training", "heldout")
+    for name in names:
+        (tmp_path / f"{name}.txt").write_text("\n".join(sentence(24) for _ in range(24)))
+    items = [
+        {"id": str(i), "context": sentence(6), "choices": [" " + sentence(2) for _ in "ab"]}
+        for i in range(8)
+    ]
+    (tmp_path / "tasks").mkdir()
+    lines = [json.dumps({**item, "gold": int(item["id"]) % 2}) for item in items]
+    (tmp_path / "tasks" / "pairs.jsonl").write_text("\n".join(lines) + "\n")
+    return DataSpec(
+        **{name: str(tmp_path / f"{name}.txt") for name in names},
+        tasks=str(tmp_path / "tasks"),
+        sequence_length=16,
+        calibration_tokens=256,
+        heldout_tokens=256,
+        items_per_task=4,
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from qpruner_core import __version__
 from qpruner_core.catalog import CRITERIA, EXPORTERS, PRECISIONS, STRATEGIES
@@ -45,7 +46,8 @@ _STEP_WORDS = {
     "export": "write a run's chosen plan as a checkpoint",
 }
 
-_Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
+if TYPE_CHECKING:
+    _Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def _add(commands: _Commands, name: str, words: str) -> argparse.ArgumentParser:

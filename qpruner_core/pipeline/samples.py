@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 N_PROMPT_TOKENS = 16
 N_NEW_TOKENS = 24
@@ -18,7 +20,7 @@ def prompts_from(ids: torch.Tensor, tokenizer: PreTrainedTokenizerBase, n: int =
 
 @torch.no_grad()
 def continue_text(
-    model: PreTrainedModel,
+    model: Any,
     tokenizer: PreTrainedTokenizerBase,
     prompt: str,
     n_tokens: int = N_NEW_TOKENS,
