@@ -1,0 +1,105 @@
+"""Multiple-choice items as token ids, cut between context and choice as lm-evaluation-harness
+0.4.13 does.
+
+The choice's tokens are those of ``context + choice`` behind as many tokens as the context alone
+has; spaces at the end of the context count to the choice; an empty context becomes the
+tokenizer's first token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qpruner_core.errors import BadInputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from qpruner_core.data import Item
+
+NO_LIMIT = 10**9
+"""Tokenizers without a limit say a number far above this."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedItem:
+    """One item as token ids."""
+
+    contexts: tuple[tuple[int, ...], ...]
+    """Context of every choice, at least one token; equal unless a limit cut them."""
+    continuations: tuple[tuple[int, ...], ...]
+    """Tokens of every choice, at least one."""
+    n_bytes: tuple[int, ...]
+    """UTF-8 bytes of every choice's text, without the space that joins it to the context; >= 1."""
+    gold: int
+    """Index of the right choice."""
+
+
+class PairEncoder:
+    """Encodes (context, choice) pairs with one tokenizer."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None) -> None:
+        """Take a tokenizer; max_length: longest input, None for what the tokenizer states."""
+        self._tokenizer = tokenizer
+        stated = int(min(tokenizer.model_max_length, NO_LIMIT))
+        self._max_length = stated if max_length is None else max_length
+        bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+        self._first: int | None = bos if bos is not None else eos
+        self._first_text = "" if self._first is None else str(tokenizer.decode([self._first]))
+
+    def item(self, item: Item, task: str) -> EncodedItem:
+        """Return the item as token ids, cut from the left to the limit, choice by choice.
+
+        Raises:
+            BadInputError: A choice has no text or no tokens, the gold index names no choice, or
+                the context is empty and the tokenizer has no first token.
+        """
+        if not 0 <= item.gold < len(item.choices):
+            raise BadInputError(
+                f"Item {item.id!r} of task {task!r} names choice {item.gold} as right, but has "
+                f"{len(item.choices)} choices. Give an index from 0 to {len(item.choices) - 1}."
+            )
+        pairs = [self._pair(item, task, choice) for choice in item.choices]
+        return EncodedItem(
+            contexts=tuple(self._cut(context, choice) for context, choice in pairs),
+            continuations=tuple(choice for _, choice in pairs),
+            n_bytes=tuple(len(choice.lstrip().encode()) for choice in item.choices),
+            gold=item.gold,
+        )
+
+    def _pair(self, item: Item, task: str, choice: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        context, continuation = self._split(item.context, choice)
+        if not continuation or not choice.strip():
+            raise BadInputError(
+                f"Item {item.id!r} of task {task!r} has the choice {choice!r}, which holds no "
+                f"token of its own. Every choice needs text; correct or remove the item."
+            )
+        if not context:
+            raise BadInputError(
+                f"Item {item.id!r} of task {task!r} has no context, and the tokenizer has neither "
+                f"a first nor a last token to stand in. Give the item a context."
+            )
+        return context, continuation
+
+    def _split(self, context: str, choice: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        if context == "":
+            tokens = self._encode(choice, special=False)
+            if tokens[:1] == (self._first,):
+                return tokens[:1], tokens[1:]
+            return () if self._first is None else (self._first,), tokens
+        bare = context.rstrip()
+        whole, before = self._encode(context + choice), self._encode(bare)
+        return before, whole[len(before) :]
+
+    def _encode(self, text: str, special: bool = True) -> tuple[int, ...]:
+        # A text that already begins with the first token does not get it twice.
+        doubled = bool(self._first_text) and text.startswith(self._first_text)
+        return tuple(self._tokenizer.encode(text, add_special_tokens=special and not doubled))
+
+    def _cut(self, context: tuple[int, ...], choice: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the context's last tokens, so that all but the choice's last token fit the
+        limit.
+        """
+        room = max(1, self._max_length + 1 - len(choice))
+        return context[-room:]
