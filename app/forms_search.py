@@ -1,0 +1,191 @@
+"""Widgets in, domain values out, for what search, recovery and export ask."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import streamlit as st
+
+from app import wording
+from app.forms import option_fields
+from app.glossary import tip
+from qpruner_core.catalog import EXPORTERS, PRECISIONS, STRATEGIES
+from qpruner_core.domain.spec import OBJECTIVES, TIES, ExportSpec, RecoverySpec, SearchSpec
+
+TIE_WORDS = {
+    "layer": "Whole layers",
+    "block": "Attention and MLP apart",
+    "fused": "q/k/v and gate/up together",
+    "linear": "Every Linear by itself",
+}
+OBJECTIVE_WORDS = {"loss": "Loss", "accuracy": "Accuracy"}
+N_BUDGET_STEPS = 200
+
+
+def budget_slider(
+    smallest_bytes: int, largest_bytes: int, budget_bytes: int, dense_bytes: int
+) -> int:
+    """Ask for the memory budget between the smallest and the largest plan; returns bytes."""
+    shares = [
+        (smallest_bytes + (largest_bytes - smallest_bytes) * i / N_BUDGET_STEPS) / dense_bytes
+        for i in range(N_BUDGET_STEPS + 1)
+    ]
+    low, high = 100 * shares[0], 100 * shares[-1]
+    at = min(max(100 * budget_bytes / dense_bytes, low), high)
+    percent = st.slider(
+        "Memory budget, % of the dense model at 16 bit",
+        min_value=round(low + 0.05, 1),
+        max_value=max(round(high, 1), round(low + 0.05, 1) + 0.1),
+        value=max(round(at, 1), round(low + 0.05, 1)),
+        step=0.1,
+        format="%.1f %%",
+        help=tip("memory_budget"),
+        key="search/budget",
+    )
+    chosen = int(percent / 100 * dense_bytes)
+    st.caption(
+        f"{wording.size(chosen)} of {wording.size(dense_bytes)}; the smallest plan of this search needs "
+        f"{wording.size(smallest_bytes)} (estimated)."
+    )
+    return chosen
+
+
+def search_form(spec: SearchSpec) -> SearchSpec:
+    """Ask for precisions, tie, objective, strategy with its options, trials and seed."""
+    precisions = st.pills(
+        "Precisions",
+        PRECISIONS.names(),
+        selection_mode="multi",
+        default=list(spec.precisions),
+        format_func=lambda name: PRECISIONS.entry(name).title,
+        help=tip("precision"),
+    )
+    left, right = st.columns(2)
+    tie = left.selectbox(
+        "Share one precision",
+        TIES,
+        TIES.index(spec.tie),
+        format_func=TIE_WORDS.__getitem__,
+        help=tip("tie"),
+    )
+    objective = right.selectbox(
+        "Weigh against memory",
+        OBJECTIVES,
+        OBJECTIVES.index(spec.objective),
+        format_func=OBJECTIVE_WORDS.__getitem__,
+        help=tip("objective"),
+    )
+    names = STRATEGIES.names()
+    strategy = left.selectbox(
+        "Strategy",
+        names,
+        names.index(spec.strategy),
+        format_func=lambda name: STRATEGIES.entry(name).title,
+        help=tip("strategy"),
+    )
+    trials = right.number_input("Trials", 1, 10_000, spec.n_trials, help=tip("trials"))
+    st.caption(STRATEGIES.entry(str(strategy)).summary)
+    with st.expander("Options of the strategy"):
+        seed = st.number_input(
+            "Seed", 0, 2**31 - 1, spec.seed, help=tip("seed"), key="search/seed"
+        )
+        given = spec.options if strategy == spec.strategy else {}
+        options = option_fields(STRATEGIES.entry(str(strategy)), given, "search")
+    return replace(
+        spec,
+        precisions=tuple(name for name in PRECISIONS.names() if name in precisions),
+        tie=str(tie),
+        objective=str(objective),
+        strategy=str(strategy),
+        n_trials=int(trials),
+        seed=int(seed),
+        options=options,
+    )
+
+
+def trial_field(label: str, names: Mapping[int, str], chosen: int, term: str, key: str) -> int:
+    """Ask which measured plan; returns its number."""
+    numbers = list(names)
+    index = numbers.index(chosen) if chosen in names else 0
+    picked = st.selectbox(
+        label, numbers, index, format_func=names.__getitem__, help=tip(term), key=key
+    )
+    return int(picked)
+
+
+def recovery_form(spec: RecoverySpec, names: Mapping[int, str], chosen: int) -> RecoverySpec:
+    """Ask for the LoRA settings."""
+    trial = trial_field(
+        "Plan to train on",
+        names,
+        chosen if spec.trial is None else spec.trial,
+        "plan",
+        "recover/trial",
+    )
+    left, right = st.columns(2)
+    steps = left.number_input(
+        "Optimiser steps", 0, 1_000_000, spec.steps, help=tip("recovery_steps")
+    )
+    rate = right.number_input(
+        "Peak learning rate",
+        1e-6,
+        1.0,
+        spec.learning_rate,
+        format="%.5f",
+        help=tip("learning_rate"),
+    )
+    rank = left.number_input("LoRA rank", 1, 1024, spec.rank, help=tip("lora_rank"))
+    alpha = right.number_input("LoRA alpha", 0.1, 4096.0, spec.alpha, help=tip("lora_alpha"))
+    batch = left.number_input(
+        "Sequences per step", 1, 4096, spec.batch_size, help=tip("batch_size")
+    )
+    length = right.number_input(
+        "Tokens per sequence", 8, 131_072, spec.sequence_length, help=tip("sequence_length")
+    )
+    dropout = left.number_input(
+        "LoRA dropout, share", 0.0, 0.9, spec.dropout, help=tip("lora_dropout")
+    )
+    seed = right.number_input(
+        "Seed", 0, 2**31 - 1, spec.seed, help=tip("seed"), key="recover/seed"
+    )
+    return replace(
+        spec,
+        steps=int(steps),
+        rank=int(rank),
+        alpha=float(alpha),
+        dropout=float(dropout),
+        learning_rate=float(rate),
+        batch_size=int(batch),
+        sequence_length=int(length),
+        seed=int(seed),
+        trial=trial,
+    )
+
+
+def export_form(
+    spec: ExportSpec, names: Mapping[int, str], chosen: int, has_adapter: bool
+) -> ExportSpec:
+    """Ask for plan, format and whether the adapter goes along."""
+    trial = trial_field(
+        "Plan to write",
+        names,
+        chosen if spec.trial is None else spec.trial,
+        "plan",
+        "export/trial",
+    )
+    formats: Sequence[str] = EXPORTERS.names()
+    export_format = st.selectbox(
+        "Format",
+        formats,
+        index=formats.index(spec.format),
+        format_func=lambda name: EXPORTERS.entry(name).title,
+        help=tip("export_format"),
+    )
+    st.caption(EXPORTERS.entry(str(export_format)).summary)
+    adapter = has_adapter and st.toggle(
+        "Put the recovery adapter beside the weights", spec.include_adapter, help=tip("adapter")
+    )
+    return replace(
+        spec, trial=trial, format=str(export_format), include_adapter=bool(adapter), out=None
+    )

@@ -1,0 +1,50 @@
+"""Where a run stands on the line and which steps a button has to ask for."""
+
+from __future__ import annotations
+
+from qpruner_core.domain.record import STEPS, RunRecord
+from qpruner_core.jobs import Job
+
+UNDER_WAY = ("queued", "running")
+
+
+def is_under_way(job: Job) -> bool:
+    """Whether the job still waits or runs."""
+    return job.status in UNDER_WAY
+
+
+def steps_until(record: RunRecord, goal: str, redo: str | None = None) -> tuple[str, ...]:
+    """Return the steps to run so that the goal is done anew.
+
+    Args:
+        record: The run as it stands.
+        goal: The last step to run.
+        redo: An earlier step whose result no longer fits what is asked for; None when all of them do.
+    """
+    last = STEPS.index(goal)
+    empty = (STEPS.index(step) for step in STEPS[:last] if getattr(record, step) is None)
+    first = min([*empty, last if redo is None else STEPS.index(redo)])
+    return STEPS[min(first, last) : last + 1]
+
+
+def emptied_by(record: RunRecord, steps: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the finished steps whose results are lost when these steps run in this run."""
+    first = STEPS.index(steps[0])
+    return tuple(step for step in STEPS[first:] if getattr(record, step) is not None)
+
+
+def standing(record: RunRecord, job: Job | None) -> dict[str, str]:
+    """Return step -> ``done``, ``running``, ``waiting``, ``failed`` or ``open``."""
+    states = {step: "done" if getattr(record, step) is not None else "open" for step in STEPS}
+    if job is None or job.status in ("done", "cancelled"):
+        return states
+    if job.status == "failed":
+        broken = next((step for step in job.steps if states.get(step) == "open"), None)
+        return states | ({broken: "failed"} if broken else {})
+    now = job.progress.step if job.progress is not None and job.status == "running" else ""
+    for step in job.steps:
+        if step == now:
+            states[step] = "running"
+        elif states.get(step) == "open":
+            states[step] = "waiting"
+    return states

@@ -1,0 +1,119 @@
+"""What a run puts on the accuracy-versus-memory front: measured plans, baselines and the result of recovery."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from app import wording
+from qpruner_core.domain.metrics import Metrics
+from qpruner_core.domain.plan import PrecisionPlan
+from qpruner_core.domain.record import RunRecord, Trial
+from qpruner_core.search.pareto import badness, non_dominated
+
+PLAN, BASELINE, REFERENCE = "plan", "baseline", "reference"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """One measured candidate of one run."""
+
+    run_id: str
+    run_name: str
+    number: int | None
+    """Number of the trial; None for references that carry no plan of the search."""
+    name: str
+    """Name on screen, such as ``QPruner-2`` or ``trial 7``."""
+    kind: str
+    """``"plan"``, ``"baseline"`` or ``"reference"``."""
+    metrics: Metrics
+    plan: PrecisionPlan | None
+
+    @property
+    def key(self) -> str:
+        """What a click sends and the address carries: ``"<run>:<number>"``."""
+        return f"{self.run_id}:{self.number}"
+
+
+def trials_of(record: RunRecord) -> tuple[Trial, ...]:
+    """Return baselines and trials of a run, in that order; empty before its search."""
+    return () if record.search is None else (*record.search.baselines, *record.search.trials)
+
+
+def of_trials(record: RunRecord, trials: Iterable[Trial]) -> list[Point]:
+    """Return the measured ones among trials as points."""
+    run_name = record.spec.name or record.spec.model.source
+    return [
+        Point(
+            run_id=record.run_id,
+            run_name=run_name,
+            number=trial.number,
+            name=trial.name or f"trial {trial.number}",
+            kind=BASELINE if trial.number < 0 else PLAN,
+            metrics=trial.metrics,
+            plan=trial.plan,
+        )
+        for trial in trials
+        if trial.metrics is not None
+    ]
+
+
+def of_run(record: RunRecord) -> list[Point]:
+    """Return all points of a run: the dense model, baselines, trials, and the recovered model."""
+    found = of_trials(record, trials_of(record))
+    named = {point.number: point.name for point in found}
+    reference = [
+        (name, metrics)
+        for name, metrics in (
+            ("dense, 16 bit", record.prune.before if record.prune else None),
+            (
+                f"recovered {named.get(record.recover.spec.trial, 'plan')}"
+                if record.recover
+                else "",
+                record.recover.after if record.recover and record.recover.losses else None,
+            ),
+        )
+        if metrics is not None
+    ]
+    blank = Point(
+        run_id=record.run_id,
+        run_name=record.spec.name or record.spec.model.source,
+        number=None,
+        name="",
+        kind=REFERENCE,
+        metrics=Metrics(loss=0.0, accuracy=0.0, weight_bytes=0, device=""),
+        plan=None,
+    )
+    return found + [replace(blank, name=name, metrics=metrics) for name, metrics in reference]
+
+
+def front_of(points: Sequence[Point], objective: str) -> list[Point]:
+    """Return the non-dominated among points that carry a plan, by ascending bytes."""
+    carried = [point for point in points if point.plan is not None]
+    pairs = [(float(p.metrics.weight_bytes), badness(p.metrics, objective)) for p in carried]
+    return [carried[index] for index in non_dominated(pairs)]
+
+
+def best_under(points: Sequence[Point], budget_bytes: int, objective: str) -> Point | None:
+    """Return the best measured plan within a budget; None when nothing measured fits."""
+    fitting = [p for p in points if p.plan is not None and p.metrics.weight_bytes <= budget_bytes]
+    return min(fitting, key=lambda p: badness(p.metrics, objective), default=None)
+
+
+def find(points: Iterable[Point], key: str | None) -> Point | None:
+    """Return the point of that key."""
+    return next((point for point in points if point.key == key), None)
+
+
+def hover(point: Point) -> str:
+    """Return what a person reads over a point; every number is measured."""
+    metrics = point.metrics
+    tasks = (
+        f"<br>accuracy {wording.percent(metrics.accuracy)} ± {100 * metrics.standard_error:.1f} points"
+        if metrics.tasks or metrics.accuracy
+        else ""
+    )
+    return (
+        f"<b>{point.name}</b> · {point.run_name}<br>{wording.size(metrics.weight_bytes)}"
+        f"<br>loss {wording.nats(metrics.loss)}{tasks}<br>measured on {metrics.device}"
+    )

@@ -1,0 +1,43 @@
+"""The server: Streamlit's pages and, beside them, a route that streams downloads from disk.
+
+`python -m app.server` from the repository root; `streamlit run app/main.py` works too, without the route.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import streamlit as st
+
+from app import downloads
+from app.navigation import ROOT
+
+SERVER_COMMAND: list[str] = [sys.executable, "-m", "app.server"]
+"""Arguments that start the server; run them in the repository root, where `.streamlit/config.toml` lies.
+
+Address and port come from that file or from the environment (STREAMLIT_SERVER_ADDRESS, STREAMLIT_SERVER_PORT).
+"""
+
+_LOG = logging.getLogger(__name__)
+
+
+def say_it_is_a_bug(error: Exception) -> bool:
+    """Show a sentence in place of a traceback, which goes to the server's log; return that it was shown."""
+    _LOG.error("a page failed", exc_info=error)
+    st.error(
+        f"This page met an error of ours ({type(error).__name__}). Your runs are safe. Reload the page; if it "
+        f"comes back, the server's log holds the details for a report.",
+        icon=":material/bug_report:",
+    )
+    return True
+
+
+app = st.App(
+    ROOT / "app" / "main.py",
+    routes=[downloads.route()],
+    on_script_error=say_it_is_a_bug,
+)
+
+if __name__ == "__main__":
+    app.run()

@@ -1,0 +1,139 @@
+"""What the pages read and whom they ask: one store and one job client per server, answers kept while they hold.
+
+Nothing here imports torch; computing belongs to the worker, the exceptions are estimates from a layout.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import streamlit as st
+
+from app import line, wording
+from qpruner_core.domain.layout import ModelLayout
+from qpruner_core.domain.record import ModelCard, QuantizationOutcome, RunRecord, Trial
+from qpruner_core.domain.progress import Progress
+from qpruner_core.domain.spec import ModelSpec, PruningSpec
+from qpruner_core.inspection import inspect_model
+from qpruner_core.jobs import Job, Jobs
+from qpruner_core.pruning.selection import Selection, select
+from qpruner_core.search.knapsack import Front, front
+from qpruner_core.search.reading import TrialReader
+from qpruner_core.search.space import SearchSpace
+from qpruner_core.store.home import check_allowed, home
+from qpruner_core.store.records import RunStore
+
+
+@st.cache_resource(show_spinner=False)
+def _store(folder: str) -> RunStore:
+    return RunStore(Path(folder))
+
+
+@st.cache_resource(show_spinner=False)
+def _jobs(folder: str) -> Jobs:
+    return Jobs(Path(folder))
+
+
+def store() -> RunStore:
+    """Return the store of the home folder."""
+    return _store(str(home()))
+
+
+def jobs() -> Jobs:
+    """Return the client of the job engine."""
+    return _jobs(str(home()))
+
+
+def job_under_way(run_id: str) -> Job | None:
+    """Return the job of a run that waits or runs, the newest first; None when nothing is under way."""
+    return next((job for job in jobs().list(run_id) if line.is_under_way(job)), None)
+
+
+def last_job(run_id: str, step: str) -> Job | None:
+    """Return the newest job of a run that was asked for that step."""
+    asked = [job for job in jobs().list(run_id) if step in job.steps]
+    return max(asked, key=lambda job: job.created_at, default=None)
+
+
+@st.cache_resource(show_spinner="Reading the model's headers", max_entries=32, ttl=600)
+def _card(spec: ModelSpec) -> ModelCard:
+    return inspect_model(spec)
+
+
+def model_card(spec: ModelSpec) -> ModelCard:
+    """Return what config and headers say about a model; a local folder must be one the server allows."""
+    if spec.source != "demo" and Path(spec.source).expanduser().exists():
+        check_allowed(Path(spec.source).expanduser())
+    return _card(spec)
+
+
+def live_trials(record: RunRecord) -> tuple[Trial, ...]:
+    """Return baselines and trials of a run's study as they stand now, while the search still runs too."""
+    known = store().read_value(record.run_id, record.baselines_name, tuple[Trial, ...])
+    return (*(known or ()), *_reader(store().study_url(), record.study_name).read())
+
+
+@st.cache_resource(show_spinner=False, max_entries=64)
+def _reader(url: str, name: str) -> TrialReader:
+    return TrialReader(url, name)
+
+
+def seconds_in_step(job: Job) -> float:
+    """Return how long a job has been in its present step, by the worker's own reports."""
+    told = job.progress
+    if told is None:
+        return 0.0
+    times = [
+        event.at for event in store().events(job.run_id, 400) if event.progress.step == told.step
+    ]
+    return wording.seconds_between(times[0], times[-1]) if times else 0.0
+
+
+def reports(run_id: str, step: str) -> list[Progress]:
+    """Return what the newest attempt at a step reported, oldest first."""
+    told = [event.progress for event in store().events(run_id) if event.progress.step == step]
+    starts = [index for index, progress in enumerate(told) if progress.done == 0]
+    return told[starts[-1] :] if starts else told
+
+
+def unit_scores(record: RunRecord, criterion: str) -> dict[str, np.ndarray] | None:
+    """Return group name -> scores (n_units,) of one criterion; None when it has not been scored."""
+    if record.score is None:
+        return None
+    arrays = _arrays(str(home()), record.run_id, record.score.unit_scores)
+    start = f"{criterion}/"
+    found = {
+        name[len(start) :]: values for name, values in arrays.items() if name.startswith(start)
+    }
+    return found or None
+
+
+@st.cache_resource(show_spinner=False, max_entries=8)
+def _arrays(folder: str, run_id: str, artifact: str) -> dict[str, np.ndarray]:
+    return dict(_store(folder).read_arrays(run_id, artifact))
+
+
+def preview(record: RunRecord, dense: ModelLayout, spec: PruningSpec) -> Selection:
+    """Return which units would leave; from the scores when there are some, else sizes alone."""
+    return select(dense, unit_scores(record, spec.criterion), spec)
+
+
+def space(layout: ModelLayout, measured: QuantizationOutcome) -> SearchSpace:
+    """Return the search space in which a run's sensitivities were measured."""
+    return SearchSpace(layout, measured.precisions, measured.tie)
+
+
+def predicted(record: RunRecord) -> Front | None:
+    """Return the predicted front of a run; None before its sensitivities are measured."""
+    if record.quantize is None or record.layout is None:
+        return None
+    key = (
+        f"{record.run_id}/{record.seconds.get('quantize', 0.0)!r}/{record.quantize.loss_16_bit!r}"
+    )
+    return _predicted(key, record.layout, record.quantize)
+
+
+@st.cache_resource(show_spinner=False, max_entries=16)
+def _predicted(key: str, _layout: ModelLayout, _measured: QuantizationOutcome) -> Front:
+    return front(space(_layout, _measured), _measured.sensitivities)

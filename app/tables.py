@@ -1,0 +1,181 @@
+"""Records in, tables out: what a run, a model, a trial or a job looks like in one row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import pandas as pd
+
+from app import line, points, wording
+from app.points import Point
+from qpruner_core.catalog import PRECISIONS, precision_formats
+from qpruner_core.domain.footprint import plan_bytes
+from qpruner_core.domain.metrics import Metrics
+from qpruner_core.domain.plan import PrecisionPlan
+from qpruner_core.domain.record import STEPS, ModelCard, RunRecord
+from qpruner_core.inspection import Fit, gpu_fits
+from qpruner_core.jobs import Job
+
+NOTHING = "–"
+
+
+def runs(records: Sequence[RunRecord], jobs: Sequence[Job]) -> pd.DataFrame:
+    """Return one row per run with where it stands and its best point under the budget."""
+    busy = {job.run_id: job for job in jobs if line.is_under_way(job)}
+    rows = []
+    for record in records:
+        best = best_point(record)
+        rows.append(
+            {
+                "Run": record.spec.name or record.spec.model.source,
+                "Id": record.run_id,
+                "Started": wording.day(record.created_at),
+                "Stands at": stands_at(record, busy.get(record.run_id)),
+                "Pruning ratio": wording.percent(record.prune.spec.ratio, 0)
+                if record.prune
+                else NOTHING,
+                "Best plan": best.name if best else NOTHING,
+                "Weights, measured": wording.size(best.metrics.weight_bytes) if best else NOTHING,
+                "Loss, measured": wording.nats(best.metrics.loss) if best else NOTHING,
+                "Accuracy, measured": wording.percent(best.metrics.accuracy) if best else NOTHING,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def best_point(record: RunRecord) -> Point | None:
+    """Return the best measured plan of a run under its own budget."""
+    if record.search is None:
+        return None
+    found = points.of_trials(record, points.trials_of(record))
+    return points.best_under(found, record.search.budget_bytes, record.search.spec.objective)
+
+
+def stands_at(record: RunRecord, job: Job | None) -> str:
+    """Return in words how far a run has come."""
+    if job is not None:
+        step = job.progress.step if job.progress is not None else ""
+        return f"{job.status}: {wording.STEP_TITLES.get(step, 'waits for a worker')}"
+    done = [step for step in STEPS if getattr(record, step) is not None]
+    if not done:
+        return "not started"
+    if record.next_step is None:
+        return "exported"
+    return f"{wording.STEP_TITLES[done[-1]]} done"
+
+
+def precisions(card: ModelCard) -> pd.DataFrame:
+    """Return what a model takes at each precision, largest first; all estimated from its layout."""
+    formats = precision_formats()
+    needed = {fit.precision: fit for fit in gpu_fits(card.layout, formats)}
+    return pd.DataFrame(
+        [
+            {
+                "Precision everywhere": PRECISIONS.entry(name).title,
+                "Weights, estimated": wording.size(
+                    plan_bytes(card.layout, PrecisionPlan.uniform(card.layout, name), formats)
+                ),
+                "To run, estimated": wording.size(needed[name].inference_bytes),
+                "To fine-tune, estimated": wording.size(needed[name].training_bytes),
+            }
+            for name in reversed(PRECISIONS.names())
+        ]
+    )
+
+
+def cards(card: ModelCard) -> pd.DataFrame:
+    """Return card x precision: whether the model runs there and whether LoRA fine-tuning fits too."""
+    rows: dict[str, dict[str, str]] = {}
+    for fit in gpu_fits(card.layout, precision_formats()):
+        name = f"{fit.gpu.name} ({wording.size(fit.gpu.memory_bytes)})"
+        rows.setdefault(name, {"GPU": name})[PRECISIONS.entry(fit.precision).title] = _fit_words(
+            fit
+        )
+    return pd.DataFrame(list(rows.values()))
+
+
+def _fit_words(fit: Fit) -> str:
+    if fit.trains:
+        return "runs, fine-tunes"
+    return "runs" if fit.runs else "too small"
+
+
+def measured(found: Iterable[Point]) -> pd.DataFrame:
+    """Return one row per measured candidate."""
+    return pd.DataFrame(
+        [
+            {
+                "Run": point.run_name,
+                "Plan": point.name,
+                "Weights, measured": wording.size(point.metrics.weight_bytes),
+                "Loss, measured": wording.nats(point.metrics.loss),
+                "Accuracy, measured": wording.percent(point.metrics.accuracy),
+                "Device": point.metrics.device,
+            }
+            for point in found
+        ]
+    )
+
+
+def compare(columns: Mapping[str, Metrics]) -> pd.DataFrame:
+    """Return measured numbers row by row, one column per candidate."""
+
+    def speed(value: float | None) -> str:
+        return f"{value:.0f} tokens/s" if value is not None else NOTHING
+
+    rows: dict[str, dict[str, str]] = {}
+    for name, metrics in columns.items():
+        peak = metrics.peak_memory_bytes
+        rows[name] = {
+            "Loss, measured": wording.nats(metrics.loss),
+            "Perplexity, measured": f"{metrics.perplexity:.2f} per token",
+            "Accuracy, measured": f"{wording.percent(metrics.accuracy)} "
+            f"± {100 * metrics.standard_error:.1f} points",
+            "Weights, measured": wording.size(metrics.weight_bytes),
+            "Prefill, measured": speed(metrics.prefill_tokens_per_second),
+            "Decode, measured": speed(metrics.decode_tokens_per_second),
+            "Peak memory, measured": wording.size(peak) if peak is not None else NOTHING,
+            "Device": metrics.device,
+        } | {
+            f"{task}, measured": wording.percent(result.accuracy)
+            for task, result in sorted(metrics.tasks.items())
+        }
+    frame = pd.DataFrame(rows).fillna(NOTHING)
+    return frame.loc[[any(v != NOTHING for v in row) for row in frame.to_numpy()]]
+
+
+def jobs(found: Sequence[Job], names: Mapping[str, str]) -> pd.DataFrame:
+    """Return one row per job, newest first."""
+    return pd.DataFrame(
+        [
+            {
+                "Job": job.job_id[-8:],
+                "Run": names.get(job.run_id, job.run_id),
+                "Does": ", ".join(wording.STEP_TITLES.get(s, s) for s in job.steps) or job.kind,
+                "Status": job.status,
+                "Progress": f"{job.progress.done} of {job.progress.total}"
+                if job.progress
+                else NOTHING,
+                "Worker": job.worker or NOTHING,
+                "Device": job.device or NOTHING,
+                "Queued": wording.day(str(job.created_at)),
+            }
+            for job in sorted(found, key=lambda job: str(job.created_at), reverse=True)
+        ]
+    )
+
+
+def disk(sizes: Mapping[str, int], names: Mapping[str, str]) -> pd.DataFrame:
+    """Return the bytes of every run on disk, largest first."""
+    ordered = sorted(sizes.items(), key=lambda item: -item[1])
+    return pd.DataFrame(
+        [
+            {"Run": names.get(key, key), "Id": key, "On disk, measured": wording.size(size)}
+            for key, size in ordered
+        ]
+    )
+
+
+def workers(found: Sequence[WorkerInfo]) -> pd.DataFrame:
+    """Return one row per worker; the fields are those the job engine reports."""
+    return pd.DataFrame([{"Worker": each.name, "Device": each.device} for each in found])

@@ -1,0 +1,93 @@
+"""The importance table as rows of one criterion and module each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from qpruner_core.catalog import CRITERIA, PRECISIONS
+from qpruner_core.domain.record import ImportanceOutcome, QuantizationOutcome
+
+MODULE_WORDS = {"attention": "attention", "mlp": "MLP", "layer": "layer"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One criterion on one kind of module over all layers."""
+
+    key: str
+    """``"<criterion>/<module>"``."""
+    title: str
+    values: Mapping[int, float]
+    """Layer -> value in the criterion's own unit."""
+    unit: str = ""
+    """Unit of the values; empty for dimensionless scores."""
+
+    def share(self, layer: int) -> float | None:
+        """Return the value over the row's maximum; in [0, 1], None where there is none."""
+        top = max(self.values.values(), default=0.0)
+        if layer not in self.values:
+            return None
+        return max(0.0, self.values[layer] / top) if top > 0 else 0.0
+
+    def text(self, layer: int) -> str:
+        """Return the value with its unit."""
+        if layer not in self.values:
+            return "not scored"
+        return f"{self.values[layer]:.4g} {self.unit}".rstrip()
+
+
+def rows(
+    outcome: ImportanceOutcome,
+    criteria: Sequence[str],
+    measured: QuantizationOutcome | None = None,
+) -> list[Row]:
+    """Return the rows of the chosen criteria, then one per precision of the sensitivities when known."""
+    made = []
+    for criterion in criteria:
+        modules = dict.fromkeys(c.module for c in outcome.cells if c.criterion == criterion)
+        unit = "nats" if criterion == "mutual_information" else ""
+        for module in modules:
+            made.append(
+                Row(
+                    key=f"{criterion}/{module}",
+                    title=f"{CRITERIA.entry(criterion).title} · {MODULE_WORDS.get(module, module)}",
+                    values=outcome.layer_values(criterion, module),
+                    unit=unit,
+                )
+            )
+    return made + (sensitivity_rows(measured) if measured is not None else [])
+
+
+def layer_of(unit: str) -> int:
+    """Return the layer of a search unit such as ``layer.3.mlp``."""
+    return int(unit.split(".")[1])
+
+
+def sensitivity_rows(measured: QuantizationOutcome) -> list[Row]:
+    """Return one row per precision: the loss increases of a layer's search units, summed."""
+    made = []
+    for precision in measured.precisions:
+        values: dict[int, float] = {}
+        for cell in measured.sensitivities:
+            if cell.precision == precision:
+                layer = layer_of(cell.unit)
+                values[layer] = values.get(layer, 0.0) + cell.loss_increase
+        if values and max(values.values()) > 0:
+            made.append(
+                Row(
+                    key=f"sensitivity/{precision}",
+                    title=f"Sensitivity · {PRECISIONS.entry(precision).title}",
+                    values=values,
+                    unit="nats/token",
+                )
+            )
+    return made
+
+
+def rank_agreement(table: Sequence[Row]) -> pd.DataFrame:
+    """Return Spearman's rank correlation over layers between all rows; NaN where a row does not vary."""
+    frame = pd.DataFrame({row.title: pd.Series(dict(row.values)) for row in table})
+    return frame.corr(method="spearman")

@@ -1,0 +1,36 @@
+"""A plan as a table to edit by hand: one row per layer, one column per tied part."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from qpruner_core.domain.plan import PrecisionPlan
+from qpruner_core.search.space import SearchSpace
+
+WHOLE = "whole layer"
+
+
+def part_of(unit: str) -> str:
+    """Return the column of a search unit: ``mlp`` of ``layer.3.mlp``."""
+    parts = unit.split(".", 2)
+    return parts[2] if len(parts) > 2 else WHOLE
+
+
+def layer_of(unit: str) -> int:
+    """Return the layer of a search unit."""
+    return int(unit.split(".")[1])
+
+
+def to_table(space: SearchSpace, plan: PrecisionPlan) -> pd.DataFrame:
+    """Return layer x part with precision names; a unit that mixes precisions shows the one of its first Linear."""
+    rows: dict[int, dict[str, str]] = {}
+    for unit, linears in space.units.items():
+        rows.setdefault(layer_of(unit), {})[part_of(unit)] = plan.precisions[linears[0]]
+    frame = pd.DataFrame.from_dict(rows, orient="index")
+    frame.index.name = "layer"
+    return frame
+
+
+def to_plan(space: SearchSpace, table: pd.DataFrame) -> PrecisionPlan:
+    """Return the plan that an edited table states."""
+    return space.plan({unit: str(table.at[layer_of(unit), part_of(unit)]) for unit in space.units})

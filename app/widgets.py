@@ -1,0 +1,222 @@
+"""Shared pieces of pages: title, where a run stands, running and failed faces, rows of figures, the layer map."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import streamlit as st
+
+from app import charts_plan, line, navigation, services, state, wording
+from app.glossary import tip
+from qpruner_core.catalog import check_spec
+from qpruner_core.domain.layout import ModelLayout
+from qpruner_core.domain.plan import PrecisionPlan
+from qpruner_core.domain.record import STEPS, RunRecord
+from qpruner_core.domain.spec import RunSpec
+from qpruner_core.errors import QPrunerError
+from qpruner_core.jobs import Job
+
+EVERY = 1.5
+"""Seconds between two looks at what is under way."""
+
+_MARKS = {
+    "done": ":green[:material/check_circle:]",
+    "running": ":blue[:material/progress_activity:]",
+    "waiting": ":gray[:material/schedule:]",
+    "failed": ":red[:material/error:]",
+    "open": ":gray[:material/radio_button_unchecked:]",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """One number on screen; says whether it is measured or estimated, unless it is asked for or counted."""
+
+    label: str
+    value: str
+    term: str
+    """Glossary term of the tooltip."""
+    origin: str = ""
+    """``"measured"``, ``"estimated"`` or empty."""
+    change: str | None = None
+    """Difference to a reference, with its unit."""
+    lower_is_better: bool = True
+
+
+def title(key: str) -> None:
+    """Draw a page's title and the question it answers."""
+    entry = navigation.entry(key)
+    st.title(entry.title, anchor=False)
+    st.caption(entry.question)
+
+
+def error_panel(sentence: str) -> None:
+    """Show a sentence about what went wrong and what to do."""
+    st.error(sentence, icon=":material/error:")
+
+
+def figures(row: Sequence[Figure]) -> None:
+    """Draw figures side by side."""
+    for column, figure in zip(st.columns(len(row)), row, strict=True):
+        label = f"{figure.label} ({figure.origin})" if figure.origin else figure.label
+        column.metric(
+            label,
+            figure.value,
+            delta=figure.change,
+            delta_color="inverse" if figure.lower_is_better else "normal",
+            help=tip(figure.term),
+            border=True,
+        )
+
+
+def workers_line() -> None:
+    """Say in the sidebar who computes."""
+    workers = services.jobs().workers()
+    if not workers:
+        st.caption(
+            ":orange[:material/power_off:] No worker is running; jobs wait until one starts."
+        )
+    for worker in workers:
+        st.caption(f":green[:material/memory:] Worker on {worker.device}")
+
+
+def strip(record: RunRecord, job: Job | None) -> None:
+    """Draw the eight steps of the line and where the run stands."""
+    states = line.standing(record, job)
+    st.markdown(
+        "&ensp;".join(f"{_MARKS[states[step]]}&nbsp;{wording.STEP_TITLES[step]}" for step in STEPS)
+    )
+
+
+def status(record: RunRecord, step: str) -> Job | None:
+    """Draw where a run stands, with the running, failed or stopped face; return the job under way."""
+    job = services.job_under_way(record.run_id)
+    last = services.last_job(record.run_id, step)
+    strip(record, job or last)
+    if job is not None:
+        running(job)
+    elif last is not None and getattr(record, step) is None:
+        _ended_badly(last)
+    return job
+
+
+def running(job: Job) -> None:
+    """Draw progress that renews itself, with a button to stop; the page starts over when the job ends."""
+
+    @st.fragment(run_every=EVERY)
+    def progress() -> None:
+        now = services.jobs().get(job.job_id)
+        if not line.is_under_way(now):
+            st.rerun()
+        with st.container(border=True):
+            progress_bar(now)
+            if st.button(
+                "Stop", key=f"stop/{job.job_id}", icon=":material/stop_circle:", help=tip("stop")
+            ):
+                services.jobs().cancel(job.job_id)
+                st.rerun()
+
+    progress()
+
+
+def progress_bar(job: Job) -> None:
+    """Draw how far a job is, with its live numbers and the time left."""
+    told = job.progress
+    if job.status == "queued" or told is None:
+        st.progress(0.0, text="Waits for a worker" if job.status == "queued" else "Starts")
+        return
+    left = wording.time_left(told.done, told.total, services.seconds_in_step(job))
+    words = [
+        f"**{wording.STEP_TITLES.get(told.step, told.step)}** {told.done} of {told.total}",
+        told.message,
+        left,
+        f"on {job.device}" if job.device else "",
+    ]
+    share = min(1.0, max(0.0, told.done / max(told.total, 1)))
+    st.progress(share, text=" · ".join(word for word in words if word))
+
+
+def _ended_badly(job: Job) -> None:
+    """Draw the failed or the stopped face of a step, with a way to go on."""
+    if job.status == "failed":
+        error_panel(
+            job.error or "The job failed without a reason; the log on the Jobs page says more."
+        )
+    elif job.status == "cancelled":
+        st.warning(
+            "This step was stopped before it finished. Resume it, or change its settings and start anew."
+        )
+    else:
+        return
+    if st.button(
+        "Resume", key=f"resume/{job.job_id}", icon=":material/play_arrow:", help=tip("resume")
+    ):
+        services.jobs().resume(job.job_id)
+        st.rerun()
+
+
+def start(
+    record: RunRecord,
+    spec: RunSpec,
+    goal: str,
+    label: str,
+    *,
+    redo: str | None = None,
+    busy: bool = False,
+) -> None:
+    """Draw the button that puts a step on the queue; old results are kept in a copy unless the person says not.
+
+    Args:
+        record: The run as it stands.
+        spec: What is asked for now.
+        goal: The step to reach.
+        label: Text of the button.
+        redo: An earlier step whose result no longer fits the spec.
+        busy: Whether a job of this run is under way, which disables the button.
+    """
+    steps = line.steps_until(record, goal, redo)
+    lost = line.emptied_by(record, steps)
+    keep = bool(lost) and st.toggle(
+        "Keep this run's results and work in a copy",
+        value=True,
+        help=tip("copy"),
+        key=f"copy/{goal}",
+    )
+    if lost and not keep:
+        names = ", ".join(wording.STEP_TITLES[step] for step in lost)
+        st.caption(f"Starting replaces the results of: {names}.")
+    if st.button(
+        label, type="primary", disabled=busy, help=tip(f"start_{goal}"), key=f"start/{goal}"
+    ):
+        launch(record, spec, steps, keep=keep)
+
+
+def launch(
+    record: RunRecord, spec: RunSpec, steps: tuple[str, ...], *, keep: bool = False
+) -> None:
+    """Put steps of a run on the queue, in a copy if asked, and draw the page anew."""
+    try:
+        check_spec(spec)
+        target = services.store().fork(record.run_id, steps[0]) if keep else record
+        services.jobs().start_line(target.run_id, steps, spec)
+    except QPrunerError as error:
+        error_panel(str(error))
+        return
+    state.choose_run(target.run_id)
+    st.rerun()
+
+
+def while_busy(busy: bool, draw: Callable[[], None]) -> None:
+    """Draw something, again and again as long as a job is under way."""
+    st.fragment(draw, run_every=EVERY if busy else None)()
+
+
+def layer_map(layout: ModelLayout, plan: PrecisionPlan, key: str) -> None:
+    """Draw which precision every Linear has."""
+    st.plotly_chart(charts_plan.layer_map(layout, plan), key=key, config={"displayModeBar": False})
+
+
+def with_part(spec: RunSpec, **parts: object) -> RunSpec:
+    """Return a run's spec with some steps asked anew."""
+    return replace(spec, **parts)  # type: ignore[arg-type]

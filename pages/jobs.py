@@ -1,0 +1,36 @@
+"""What is the machine doing?"""
+
+import streamlit as st
+
+from app import services, state, tables, widgets, widgets_jobs
+from app.glossary import tip
+
+widgets.title("jobs")
+records = services.store().list()
+names = {record.run_id: state.run_name(record) for record in records}
+found = services.jobs().list()
+
+widgets_jobs.workers()
+widgets.while_busy(widgets_jobs.is_busy(found), lambda: widgets_jobs.under_way(names))
+
+st.subheader("All jobs", anchor=False)
+if not found:
+    st.info(
+        "No job was started yet. Start one on the Runs page; it appears here with its progress."
+    )
+else:
+    st.dataframe(tables.jobs(found, names), hide_index=True)
+    widgets_jobs.actions(found, names)
+
+if records:
+    st.subheader("Log of a run", anchor=False)
+    run_id = st.selectbox(
+        "Run with log",
+        list(names),
+        index=list(names).index(state.run_id()) if state.run_id() in names else 0,
+        format_func=names.__getitem__,
+        help=tip("log"),
+    )
+    widgets.while_busy(widgets_jobs.is_busy(found), lambda: widgets_jobs.log(run_id))
+    st.subheader("Disk", anchor=False)
+    widgets_jobs.disk(names)

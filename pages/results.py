@@ -1,0 +1,41 @@
+"""Which one do I take?"""
+
+import streamlit as st
+
+from app import points, services, state, tables, widgets, widgets_results
+from app.glossary import tip
+
+widgets.title("results")
+record = state.require_run()
+job = widgets.status(record, "search")
+
+records = widgets_results.runs_field(record, services.store().list())
+found = [point for each in records for point in points.of_run(each)]
+if not any(point.plan is not None for point in found):
+    st.info("Nothing has been measured in these runs yet. Start a search on the Search page.")
+    st.stop()
+
+objective = widgets_results.objective_field(record)
+a, b = widgets_results.plan_fields(found, record)
+widgets_results.front(found, record, objective, a, b)
+
+columns = {
+    point.name if a.run_id == point.run_id else f"{point.name}, {point.run_name}": point
+    for point in (a, b)
+}
+left, right = st.columns([3, 2], gap="large")
+with left:
+    for letter, point in (("A", a), ("B", b)):
+        owner = next(each for each in records if each.run_id == point.run_id)
+        st.markdown(f"**{letter} · {point.name}** · {point.run_name}")
+        if owner.layout is not None and point.plan is not None:
+            widgets.layer_map(owner.layout, point.plan, f"results/map/{letter}")
+with right:
+    st.markdown("**A beside B**, measured")
+    st.dataframe(tables.compare({name: point.metrics for name, point in columns.items()}))
+
+if record.quantize is not None and a.run_id == record.run_id:
+    widgets_results.plan_editor(record, a, busy=job is not None)
+with st.expander("All measured plans", expanded=False):
+    st.caption(tip("trial"))
+    st.dataframe(tables.measured(found), hide_index=True)

@@ -1,0 +1,40 @@
+"""What do you want to compress?"""
+
+import streamlit as st
+
+from app import forms, services, state, tables, widgets, widgets_runs
+from app.glossary import tip
+
+widgets.title("runs")
+
+records = services.store().list()
+if not records:
+    widgets_runs.first_start()
+
+chosen = next((record for record in records if record.run_id == state.run_id()), None)
+busy = services.job_under_way(chosen.run_id) if chosen is not None else None
+if chosen is not None:
+    st.subheader(state.run_name(chosen), anchor=False)
+    widgets.strip(chosen, busy or widgets_runs.newest_job(chosen.run_id))
+    if busy is not None:
+        widgets.running(busy)
+    else:
+        widgets_runs.failed_face(chosen)
+
+if records:
+    st.subheader("Runs", anchor=False)
+    st.dataframe(tables.runs(records, services.jobs().list()), hide_index=True, key="runs/table")
+    widgets_runs.actions(records)
+
+st.subheader("New run", anchor=False)
+left, right = st.columns([2, 3], gap="large")
+with left:
+    spec = forms.model_form()
+    name = st.text_input("Name of the run", help=tip("run_name"), placeholder="optional")
+    if spec is not None:
+        widgets_runs.new_run(spec, name)
+with right:
+    if spec is None:
+        st.info("Give a folder or a hub id, and the model's card is read from its headers.")
+    else:
+        widgets_runs.model_card(spec)

@@ -1,0 +1,277 @@
+"""A home folder with hand-made runs, one for each face of the pages; no model is computed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from qpruner_core.catalog import ARCHITECTURES, precision_formats
+from qpruner_core.domain.footprint import dense_bytes, plan_bytes
+from qpruner_core.domain.layout import ModelLayout
+from qpruner_core.domain.metrics import Metrics, TaskResult
+from qpruner_core.domain.plan import PrecisionPlan
+from qpruner_core.domain.progress import Progress
+from qpruner_core.domain.record import (
+    STEPS,
+    ExportOutcome,
+    ImportanceCell,
+    ImportanceOutcome,
+    ModelCard,
+    PruningOutcome,
+    QuantizationOutcome,
+    RecoveryOutcome,
+    RunRecord,
+    SearchOutcome,
+    SensitivityCell,
+    Trial,
+)
+from qpruner_core.domain.spec import ModelSpec, PruningSpec, RunSpec, SearchSpec
+from qpruner_core.pruning.selection import select
+from qpruner_core.search.knapsack import front, predict
+from qpruner_core.search.pareto import best_measured, front_numbers
+from qpruner_core.search.presets import QPRUNER_3, baselines, qpruner_3
+from qpruner_core.search.space import SearchSpace
+from qpruner_core.store.records import RunStore
+
+DEVICE = "cpu"
+TASKS = ("boolean", "physics", "ending", "pronoun", "easy", "challenge", "facts")
+CONFIG = {
+    "model_type": "llama",
+    "hidden_size": 192,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 32,
+    "intermediate_size": 512,
+    "vocab_size": 2048,
+    "tie_word_embeddings": True,
+    "max_position_embeddings": 512,
+}
+
+
+def dense_layout() -> ModelLayout:
+    """Return the layout of a model shaped like the demo."""
+    return ARCHITECTURES.target("llama")(CONFIG)
+
+
+def metrics(loss: float, size: int, *, speed: bool = False) -> Metrics:
+    """Return metrics whose accuracy falls as the loss rises."""
+    mean = min(0.97, max(0.3, 0.96 - 0.55 * (loss - 1.2)))
+    tasks = {
+        name: TaskResult(
+            n_items=40, accuracy=min(1.0, mean + 0.02 * (i - 3)), accuracy_normalized=mean
+        )
+        for i, name in enumerate(TASKS)
+    }
+    return Metrics(
+        loss=loss,
+        accuracy=sum(task.accuracy for task in tasks.values()) / len(tasks),
+        weight_bytes=size,
+        device=DEVICE,
+        tasks=tasks,
+        prefill_tokens_per_second=8200.0 if speed else None,
+        decode_tokens_per_second=61.0 if speed else None,
+        seconds=1.4,
+    )
+
+
+def make_run(store: RunStore, upto: str | None, *, name: str = "Demo", seed: int = 0) -> RunRecord:
+    """Create a run whose slots are filled up to a step; None leaves all of them empty."""
+    spec = RunSpec(model=ModelSpec(source="demo"), name=name, pruning=PruningSpec(ratio=0.2))
+    record = store.create(spec)
+    fill = {
+        "load": _load,
+        "score": _score,
+        "prune": _prune,
+        "quantize": _quantize,
+        "evaluate": _evaluate,
+        "search": _search,
+        "recover": _recover,
+        "export": _export,
+    }
+    for step in STEPS[: STEPS.index(upto) + 1] if upto else ():
+        outcome = fill[step](store, record, np.random.default_rng([seed, STEPS.index(step)]))
+        record = replace(record, **{step: outcome}, seconds={**record.seconds, step: 2.0})
+    store.write(record)
+    return record
+
+
+def _load(store: RunStore, record: RunRecord, rng: np.random.Generator) -> ModelCard:
+    layout = dense_layout()
+    return ModelCard(
+        source="demo",
+        revision=None,
+        title="Demo model",
+        layout=layout,
+        parameters=layout.parameters,
+        file_bytes=dense_bytes(layout),
+        dtype="F16",
+        max_positions=512,
+    )
+
+
+def _score(store: RunStore, record: RunRecord, rng: np.random.Generator) -> ImportanceOutcome:
+    layout, cells, arrays = record.load.layout, [], {}
+    for criterion in ("taylor", "magnitude", "random"):
+        for group in layout.groups:
+            scale = 1.0 if criterion == "random" else 0.4 + abs(group.layer - 6) / 6
+            scores = (rng.gamma(2.0, scale, group.n_units)).astype(np.float32)
+            arrays[f"{criterion}/{group.name}"] = scores
+            module = "attention" if group.kind == "kv_heads" else "mlp"
+            cells.append(
+                ImportanceCell(
+                    layer=group.layer,
+                    module=module,
+                    criterion=criterion,
+                    value=float(scores.mean()),
+                )
+            )
+    for criterion in ("mutual_information", "block_influence"):
+        for layer in range(layout.n_layers):
+            value = 0.2 + 0.05 * layer + 0.1 * float(rng.random())
+            cells.append(
+                ImportanceCell(layer=layer, module="layer", criterion=criterion, value=value)
+            )
+    return ImportanceOutcome(
+        spec=record.spec.importance,
+        cells=tuple(cells),
+        unit_scores=store.write_arrays(record.run_id, "unit_scores", arrays),
+        n_tokens=8192,
+        device=DEVICE,
+    )
+
+
+def _prune(store: RunStore, record: RunRecord, rng: np.random.Generator) -> PruningOutcome:
+    layout = record.load.layout
+    arrays = store.read_arrays(record.run_id, record.score.unit_scores)
+    scores = {k.split("/", 1)[1]: v for k, v in arrays.items() if k.startswith("taylor/")}
+    chosen = select(layout, scores, record.spec.pruning)
+    return PruningOutcome(
+        spec=record.spec.pruning,
+        plan=chosen.plan,
+        layout=chosen.layout,
+        parameters_before=layout.parameters,
+        parameters_after=chosen.layout.parameters,
+        before=metrics(1.21, dense_bytes(layout)),
+        after=metrics(1.47, dense_bytes(chosen.layout)),
+        samples=(
+            ("The red lantern hangs", "above the quiet harbour door.", "above the door door."),
+            ("Mira gives the seed", "to Tomas, who plants it.", "to Tomas, who the it."),
+        ),
+        warnings=chosen.warnings,
+    )
+
+
+def _quantize(store: RunStore, record: RunRecord, rng: np.random.Generator) -> QuantizationOutcome:
+    space = SearchSpace(record.prune.layout, record.spec.search.precisions, record.spec.search.tie)
+    base = {"nf4": 0.02, "fp4": 0.03, "int8": 0.0012, "bf16": 0.0}
+    cells = tuple(
+        SensitivityCell(
+            unit=unit, precision=name, loss_increase=base[name] * float(rng.gamma(2.0, 0.5))
+        )
+        for unit in space.units
+        for name in space.precisions
+    )
+    return QuantizationOutcome(
+        tie=space.tie,
+        precisions=space.precisions,
+        sensitivities=cells,
+        loss_16_bit=1.46,
+        mutual_information=tuple(float(x) for x in rng.random(record.prune.layout.n_layers)),
+        device=DEVICE,
+    )
+
+
+def _evaluate(store: RunStore, record: RunRecord, rng: np.random.Generator) -> Metrics:
+    return metrics(1.47, dense_bytes(record.prune.layout), speed=True)
+
+
+def _search(store: RunStore, record: RunRecord, rng: np.random.Generator) -> SearchOutcome:
+    spec = record.spec.search
+    space = SearchSpace(record.prune.layout, spec.precisions, spec.tie)
+    budget = int(0.45 * dense_bytes(record.load.layout))
+
+    def measure(number: int, name: str, plan: PrecisionPlan) -> Trial:
+        increase = predict(space, record.quantize.sensitivities, plan)
+        loss = 1.47 + 1.1 * increase + 0.004 * abs(float(rng.standard_normal()))
+        return Trial(number=number, name=name, plan=plan, metrics=metrics(loss, space.bytes(plan)))
+
+    presets = baselines(space, record.prune.layout, record.quantize.mutual_information, budget)
+    known = [measure(-1 - i, name, plan) for i, (name, plan) in enumerate(presets.items())]
+    plans = [point.plan for point in front(space, record.quantize.sensitivities).thinned(14)]
+    codes = rng.integers(len(space.precisions), size=(10, len(space.units)))
+    plans += [space.decode(tuple(int(c) for c in code)) for code in codes]
+    trials = tuple(measure(i, "", plan) for i, plan in enumerate(plans))
+    refined = qpruner_3((*known, *trials), record.prune.layout, budget, spec.objective)
+    if refined is not None:
+        known.append(replace(refined, number=known[-1].number - 1, name=QPRUNER_3))
+    chosen = best_measured((*trials, *known), spec.objective, budget)
+    return SearchOutcome(
+        spec=spec,
+        budget_bytes=budget,
+        study_name=record.study_name,
+        baselines=tuple(known),
+        trials=trials,
+        front=front_numbers((*known, *trials), spec.objective),
+        chosen=chosen.number,
+    )
+
+
+def _recover(store: RunStore, record: RunRecord, rng: np.random.Generator) -> RecoveryOutcome:
+    chosen = next(t for t in record.search.trials if t.number == record.search.chosen)
+    steps = np.arange(60)
+    losses = 1.3 + 0.4 * np.exp(-steps / 15) + 0.03 * rng.standard_normal(60)
+    return RecoveryOutcome(
+        spec=replace(record.spec.recovery, trial=chosen.number),
+        before=chosen.metrics,
+        after=metrics(1.31, chosen.metrics.weight_bytes + 400_000),
+        losses=tuple(float(x) for x in losses),
+        adapter=str(store.folder(record.run_id) / "artifacts" / "adapter-1"),
+        trainable_parameters=190_000,
+        estimated_memory_bytes=210 << 20,
+        peak_memory_bytes=188 << 20,
+    )
+
+
+def _export(store: RunStore, record: RunRecord, rng: np.random.Generator) -> ExportOutcome:
+    folder = store.folder(record.run_id) / "artifacts" / "export-1"
+    folder.mkdir()
+    contents = {
+        "config.json": b"{}",
+        "model.safetensors": rng.bytes(300_000),
+        "manifest.json": b"{}",
+    }
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    chosen = next(t for t in record.search.trials if t.number == record.search.chosen)
+    planned = plan_bytes(record.prune.layout, chosen.plan, precision_formats())
+    return ExportOutcome(
+        spec=record.spec.export,
+        path=str(folder),
+        size_bytes=planned + 12_000,
+        planned_bytes=planned,
+        reload_logits_equal=True,
+        max_logit_difference=0.0,
+        files=dict.fromkeys(contents, "0" * 64),
+    )
+
+
+def report(store: RunStore, run_id: str, step: str, n: int, total: int) -> None:
+    """Append the reports of a step that has come to its n-th piece."""
+    for done in range(n + 1):
+        values = {"loss": 1.9 - 0.02 * done} if step == "recover" and done else {}
+        store.append_event(
+            run_id, Progress(step=step, done=done, total=total, message="at work", values=values)
+        )
+
+
+def home_of(folder: Path) -> RunStore:
+    """Return the store of a folder."""
+    return RunStore(folder)
+
+
+def search_spec(**changes: object) -> SearchSpec:
+    """Return the default search with changes."""
+    return replace(SearchSpec(), **changes)
