@@ -105,7 +105,7 @@ def _tensor(name: str, entry: Any, path: Path) -> tuple[TensorHeader, int]:
         dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(path, f"describes {name!r} without dtype, shape or offsets") from error
-    if dtype not in DTYPE_BITS:
+    if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
         raise _damaged(path, f"stores {name!r} as {dtype!r}, which is no known dtype,")
     if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
         raise _damaged(path, f"describes {name!r} with numbers that are not counts")

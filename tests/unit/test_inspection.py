@@ -1,0 +1,281 @@
+"""What config and headers alone can tell, and every way in which a folder can be wrong."""
+
+from __future__ import annotations
+
+import json
+import struct
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from qpruner_core.catalog import precision_formats
+from qpruner_core.domain.spec import ModelSpec
+from qpruner_core.errors import BadInputError, ModelNotFoundError, UnsupportedModelError
+from qpruner_core.inspection import Gpu, demo_folder, gpu_fits, inspect_model, read_headers
+from qpruner_core.inspection.headers import DTYPE_BITS, read_header
+
+
+def change_config(folder, **changes):
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config.update(changes)
+    path.write_text(json.dumps(config))
+
+
+def inspect(folder):
+    return inspect_model(ModelSpec(source=str(folder)))
+
+
+@pytest.fixture
+def sharded(tiny_model, tmp_path):
+    folder = tmp_path / "sharded"
+    tiny_model.save_pretrained(folder, max_shard_size="100KB")
+    assert len(list(folder.glob("*.safetensors"))) > 2
+    return folder
+
+
+@pytest.mark.parametrize("folder", ["tiny_folder", "sharded"])
+def test_a_card_states_what_the_model_holds(folder, request, tiny_model, tiny_layout):
+    card = inspect(request.getfixturevalue(folder))
+    n_parameters = sum(p.numel() for p in tiny_model.parameters())
+    assert card.layout == tiny_layout
+    assert card.parameters == card.layout.parameters == n_parameters
+    assert card.file_bytes == 4 * n_parameters
+    assert (card.dtype, card.max_positions, card.revision) == ("F32", 256, None)
+
+
+def test_headers_agree_with_the_tensors(tiny_folder, tiny_model):
+    headers = read_headers(tiny_folder)
+    for name, tensor in tiny_model.state_dict().items():
+        assert headers[name].shape == tuple(tensor.shape)
+        assert headers[name].size_bytes == tensor.nbytes
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float64, torch.float16, torch.bfloat16, torch.int8, torch.bool, torch.float8_e4m3fn],
+)
+def test_every_dtype_that_torch_writes_is_read(tmp_path, dtype):
+    file = tmp_path / "x.safetensors"
+    save_file({"x": torch.ones(3, 5).to(dtype), "scalar": torch.ones(()).to(dtype)}, file)
+    headers = read_header(file)
+    assert headers["x"].size_bytes == 15 * dtype.itemsize
+    assert headers["scalar"].shape == ()
+    assert DTYPE_BITS[headers["x"].dtype] == 8 * dtype.itemsize
+
+
+def test_a_tied_head_that_is_stored_all_the_same_counts_once(tiny_folder, tiny_layout):
+    before = inspect(tiny_folder).parameters
+    change_config(tiny_folder, tie_word_embeddings=True)
+    assert inspect(tiny_folder).parameters == before - 128 * 64
+
+
+def test_the_demo_is_found_where_the_environment_says(monkeypatch, tiny_folder, tmp_path):
+    monkeypatch.setenv("QPRUNER_DEMO", str(tmp_path))
+    tiny_folder.rename(tmp_path / "model")
+    card = inspect_model(ModelSpec(source="demo"))
+    assert (card.source, card.title) == ("demo", "Demo model")
+    assert demo_folder() == tmp_path
+
+
+def test_a_demo_that_is_not_there_is_said(monkeypatch, tmp_path):
+    monkeypatch.setenv("QPRUNER_DEMO", str(tmp_path))
+    with pytest.raises(ModelNotFoundError, match="QPRUNER_DEMO"):
+        inspect_model(ModelSpec(source="demo"))
+
+
+# Folders that are wrong
+
+
+@pytest.mark.parametrize("source", ["./nowhere", "/no/where/at/all", "~/no-such-folder-here"])
+def test_a_folder_that_is_not_there_is_said(source):
+    with pytest.raises(ModelNotFoundError, match="There is no folder"):
+        inspect(source)
+
+
+def test_a_file_in_place_of_a_folder_is_said(tiny_folder):
+    with pytest.raises(ModelNotFoundError, match="is a file"):
+        inspect(tiny_folder / "model.safetensors")
+
+
+def test_no_name_at_all_is_said():
+    with pytest.raises(BadInputError, match="No model was named"):
+        inspect("  ")
+
+
+def test_a_folder_without_a_config_is_said(tmp_path):
+    with pytest.raises(ModelNotFoundError, match=r"holds no config\.json"):
+        inspect(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "\udcff"])
+def test_a_damaged_config_is_said(tiny_folder, text):
+    (tiny_folder / "config.json").write_text(text, errors="surrogateescape")
+    with pytest.raises(BadInputError, match=r"config\.json"):
+        inspect(tiny_folder)
+
+
+def test_an_unknown_architecture_is_answered_with_the_known_ones(tiny_folder):
+    change_config(tiny_folder, model_type="gpt2")
+    with pytest.raises(UnsupportedModelError, match=r"'gpt2'.*llama, mistral, qwen2, qwen3"):
+        inspect(tiny_folder)
+
+
+def test_a_config_without_a_family_is_refused(tiny_folder):
+    change_config(tiny_folder, model_type=None)
+    with pytest.raises(UnsupportedModelError, match="architecture None"):
+        inspect(tiny_folder)
+
+
+def test_quantised_weights_are_refused(tiny_folder):
+    change_config(tiny_folder, quantization_config={"quant_method": "bitsandbytes"})
+    with pytest.raises(UnsupportedModelError, match=r"quantised already.*bitsandbytes"):
+        inspect(tiny_folder)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "consolidated.00.pth", "model.pt"])
+def test_pickles_are_never_read(tiny_folder, name):
+    (tiny_folder / "model.safetensors").rename(tiny_folder / name)
+    with pytest.raises(UnsupportedModelError, match="only as pickles"):
+        inspect(tiny_folder)
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "model.gguf"])
+def test_other_weights_are_refused(tiny_folder, name):
+    (tiny_folder / "model.safetensors").rename(tiny_folder / name)
+    with pytest.raises(UnsupportedModelError, match=name):
+        inspect(tiny_folder)
+
+
+def test_a_folder_without_weights_is_said(tiny_folder):
+    (tiny_folder / "model.safetensors").unlink()
+    with pytest.raises(ModelNotFoundError, match="holds no weights"):
+        inspect(tiny_folder)
+
+
+@pytest.mark.parametrize("kept", [0, 5, 8, 200, -1, -1000])
+def test_a_truncated_file_is_said_wherever_it_ends(tiny_folder, kept):
+    file = tiny_folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:kept])
+    with pytest.raises(BadInputError, match=r"'model\.safetensors'.*truncated"):
+        inspect(tiny_folder)
+
+
+def write_header(file, header, payload=b""):
+    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
+    file.write_bytes(struct.pack("<Q", len(raw)) + raw + payload)
+
+
+def entry(**changes):
+    return {"x": {"dtype": "U8", "shape": [2], "data_offsets": [0, 2], **changes}}
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        (b"not json", "not JSON"),
+        ([1, 2], "not a table"),
+        ({"x": {"dtype": "U8"}}, "without dtype, shape or offsets"),
+        ({"x": 3}, "without dtype, shape or offsets"),
+        (entry(dtype="Q3"), "no known dtype"),
+        (entry(dtype=["U8"]), "no known dtype"),
+        (entry(shape=[-2]), "not counts"),
+        (entry(shape=[True, 2]), "not counts"),
+        (entry(data_offsets=[0, "2"]), "not counts"),
+        (entry(data_offsets=[0, 3]), "3 bytes where U8 of shape"),
+        (entry(data_offsets=[7, 9]), "2 bytes of tensors where its header describes 9"),
+        ({}, "2 bytes of tensors where its header describes 0"),
+    ],
+)
+def test_a_header_that_does_not_describe_its_file_is_said(tmp_path, header, words):
+    file = tmp_path / "x.safetensors"
+    write_header(file, header, payload=b"ab")
+    with pytest.raises(BadInputError, match=words):
+        read_header(file)
+
+
+def test_an_enormous_header_is_not_even_read(tmp_path):
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(struct.pack("<Q", 2**60) + b"{}")
+    with pytest.raises(BadInputError, match=str(2**60)):
+        read_header(file)
+
+
+def test_a_missing_shard_is_named(sharded):
+    gone = sorted(sharded.glob("model-*.safetensors"))[1]
+    gone.unlink()
+    with pytest.raises(ModelNotFoundError, match=gone.name):
+        inspect(sharded)
+
+
+def change_index(folder, change):
+    path = folder / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    change(index)
+    path.write_text(json.dumps(index))
+
+
+def test_an_index_that_names_tensors_nobody_holds_is_said(sharded):
+    change_index(
+        sharded, lambda i: i["weight_map"].update(ghost=next(iter(i["weight_map"].values())))
+    )
+    with pytest.raises(BadInputError, match=r"1 tensors.*'ghost'"):
+        inspect(sharded)
+
+
+def test_an_index_never_leads_out_of_its_folder(sharded):
+    change_index(sharded, lambda i: i["weight_map"].update(ghost="../other/model.safetensors"))
+    with pytest.raises(BadInputError, match="never followed"):
+        inspect(sharded)
+
+
+def test_an_index_without_a_table_is_said(sharded):
+    change_index(sharded, lambda i: i.pop("weight_map"))
+    with pytest.raises(BadInputError, match="weight_map"):
+        inspect(sharded)
+
+
+def test_weights_of_another_model_are_said_with_their_shapes(tiny_folder):
+    change_config(tiny_folder, intermediate_size=256)
+    with pytest.raises(BadInputError, match=r"6 of 14 weights.*128 x 64.*256 x 64"):
+        inspect(tiny_folder)
+
+
+def test_a_config_with_more_layers_than_weights_is_said(tiny_folder):
+    change_config(tiny_folder, num_hidden_layers=3)
+    with pytest.raises(BadInputError, match=r"7 of 21 weights.*is missing"):
+        inspect(tiny_folder)
+
+
+# What the browser side relies on
+
+
+def test_inspection_is_quick_to_import_and_loads_nothing_heavy(tiny_folder):
+    code = (
+        "import sys, time; start = time.perf_counter(); import qpruner_core.inspection as i; "
+        "seconds = time.perf_counter() - start; from qpruner_core.domain.spec import ModelSpec; "
+        f"i.inspect_model(ModelSpec(source={str(tiny_folder)!r})); "
+        "heavy = {'torch', 'transformers', 'huggingface_hub', 'numpy'} & set(sys.modules); "
+        "print(seconds); sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 0.3
+
+
+def test_more_memory_never_fits_less(tiny_layout):
+    gpus = tuple(Gpu(name=str(n), memory_bytes=n) for n in (10**4, 10**6, 10**9))
+    fits = gpu_fits(tiny_layout, precision_formats(), gpus=gpus)
+    assert len(fits) == 3 * 4
+    for precision in precision_formats():
+        mine = [fit for fit in fits if fit.precision == precision]
+        assert [fit.runs for fit in mine] == sorted(fit.runs for fit in mine)
+        assert mine[-1].runs
+        assert mine[-1].trains
+        assert not mine[0].runs
+        assert all(fit.runs or not fit.trains for fit in mine), "training needs more than running"
