@@ -40,14 +40,17 @@ class TrainingBytes:
     adapter: int
     """Adapter weights, gradients and optimiser state."""
     activations: int
-    """What the forward pass keeps for the backward pass, logits included."""
+    """What the layers keep for the backward pass."""
+    logits: int
+    """Logits in the compute dtype, their log-probabilities in float32, and the gradient of
+    those."""
     workspace: int
     """The largest weight, dequantised while it is used."""
 
     @property
     def total(self) -> int:
         """Bytes of all of them."""
-        return self.weights + self.adapter + self.activations + self.workspace
+        return self.weights + self.adapter + self.activations + self.logits + self.workspace
 
 
 def inference_bytes_estimate(
@@ -82,43 +85,45 @@ def training_bytes_estimate(
     """Return the estimated memory of LoRA training on every Linear, without gradient
     checkpointing.
 
-    With c bytes per activation, T tokens per step, hidden width H and per layer Q query, K
-    key-value and M MLP entries, the forward pass keeps per token and layer
+    Adapters are float32 and attention is fused, as PEFT and PyTorch do by default. With c bytes
+    per activation, T tokens per step, hidden width H and in a layer Q query, K key and M MLP
+    entries, the layers keep per token
 
-        c (4 H)             the inputs of both norms and their outputs, which the projections read
-        + 4 (2 H)           the norms' own float32 copies, where c is not 4 already
-        + c (2 Q + 2 K) rotated queries and keys, values, and the attention output that `o_proj`
-        reads + c (4 M) gate, its activation, up and their product, which `down_proj` reads + c r n
-        the inner results of n adapters of rank r
+        4 (2 H)            what both norms read, in float32
+        c (Q + 2 K + 3 M)  queries, keys, values; gate, its activation, up
+        4 (2 H + Q + M)    what the adapters read; where c is not 4, a float32 copy for each of the
+                           seven, 4 (5 H + Q + M), and the attention's output, c Q, beside it
+        4 r n              the inner results of n adapters of rank r
 
-    and once per token the logits: V (c + 4 + 4) for the compute dtype, the float32 copy and its
-    gradient.
+    and at the end 4 H for the last norm and V (c + 4 + 4) for the logits. A test compares this
+    with what the graph really keeps.
     """
-    tokens = load.batch_size * load.sequence_length
-    c, hidden = load.compute_bytes, layout.hidden_size
-    norms = 4 * hidden * c + (8 * hidden if c < 4 else 0)
-    inner = sum(_kept_outputs(linear) for linear in layout.linears)
-    per_token = (
-        layout.n_layers * norms
-        + c * inner
-        + c * load.rank * len(layout.linears)
-        + layout.vocab_size * (c + 8)
-    )
+    tokens, c = load.batch_size * load.sequence_length, load.compute_bytes
+    kept = sum(_kept_bytes(linear, c, load.rank) for linear in layout.linears)
+    norms = 4 * layout.hidden_size * (2 * layout.n_layers + 1)
     adapter = load.rank * sum(x.in_features + x.out_features for x in layout.linears)
     return TrainingBytes(
         weights=plan_bytes(layout, plan, formats),
         adapter=adapter * _ADAPTER_BYTES,
-        activations=tokens * per_token,
+        activations=tokens * (kept + norms),
+        logits=tokens * layout.vocab_size * (c + 4 + 4),
         workspace=_dequantised(layout, c),
     )
 
 
-def _kept_outputs(linear: LinearLayout) -> int:
-    """Entries per token kept on account of a Linear: its own output, or what is computed from
-    it.
-    """
-    copies = {"q_proj": 2, "k_proj": 1, "v_proj": 1, "gate_proj": 2, "up_proj": 2}
-    return copies.get(linear.role, 0) * linear.out_features
+_KEPT_OUTPUTS = {"q_proj": 1, "k_proj": 1, "v_proj": 1, "gate_proj": 2, "up_proj": 1}
+"""Role -> how often entries as many as its output are kept in the compute dtype."""
+_SHARES_INPUT = ("k_proj", "v_proj", "up_proj")
+"""Roles that read the very tensor that the Linear before them reads."""
+
+
+def _kept_bytes(linear: LinearLayout, compute_bytes: int, rank: int) -> int:
+    """Return what one Linear and its adapter keep per token."""
+    kept = compute_bytes * _KEPT_OUTPUTS.get(linear.role, 0) * linear.out_features + 4 * rank
+    if compute_bytes < 4:
+        beside = compute_bytes * linear.in_features if linear.role == "o_proj" else 0
+        return kept + 4 * linear.in_features + beside
+    return kept if linear.role in _SHARES_INPUT else kept + 4 * linear.in_features
 
 
 def _dequantised(layout: ModelLayout, compute_bytes: int) -> int:
