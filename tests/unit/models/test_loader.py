@@ -41,7 +41,7 @@ def test_half_precision_files_are_computed_in_the_dtype_of_the_device(tiny_folde
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
 
 
-def test_the_demo_loads_and_has_learned_something():
+def test_the_demo_loads_as_its_card_says():
     loaded = load(ModelSpec(source="demo"), CPU)
     assert loaded.card.parameters == sum(p.numel() for p in loaded.model.parameters())
     assert loaded.layout.parameters == loaded.card.parameters
