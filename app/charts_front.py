@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import plotly.graph_objects as go
 
-from app import charts_base, palette, points
+from app import charts_base, labels, palette, points
 from app.points import Point
 from qpruner_core.domain.footprint import format_bytes
 from qpruner_core.search.knapsack import Front
@@ -59,27 +59,29 @@ def front(found: Sequence[Point], view: FrontView) -> go.Figure:
         if ringed is not None:
             made.add_trace(_ring(ringed, view.objective, word))
     _axes(made, found, view)
+    named = [point for point in found if point.kind != points.PLAN]
+    spots = [(float(p.metrics.weight_bytes), value(p, view.objective)) for p in named]
+    others = [(float(p.metrics.weight_bytes), value(p, view.objective)) for p in found]
+    for annotation in labels.place([point.name for point in named], spots, others):
+        made.add_annotation(annotation)
     return made
 
 
 def _run_traces(mine: list[Point], position: int, objective: str) -> Iterable[go.Scatter]:
     colour = palette.run_colour(position)
     looks = {
-        points.PLAN: ("trials", go.Scattergl, "circle", 8, False),
-        points.BASELINE: ("baselines", go.Scatter, "diamond", 11, True),
-        points.REFERENCE: ("reference", go.Scatter, "star", 13, True),
+        points.PLAN: ("trials", go.Scattergl, "circle", 8),
+        points.BASELINE: ("baselines", go.Scatter, "diamond", 11),
+        points.REFERENCE: ("reference", go.Scatter, "star", 13),
     }
-    for kind, (word, trace, symbol, size, labelled) in looks.items():
+    for kind, (word, trace, symbol, size) in looks.items():
         shown = [point for point in mine if point.kind == kind]
         if not shown:
             continue
         yield trace(
             x=[p.metrics.weight_bytes for p in shown],
             y=[value(p, objective) for p in shown],
-            mode="markers+text" if labelled else "markers",
-            text=[p.name for p in shown] if labelled else None,
-            textposition=_text_sides(shown, objective) if labelled else None,
-            textfont={"size": 11},
+            mode="markers",
             name=f"{shown[0].run_name}: {word}",
             marker={
                 "symbol": symbol,
@@ -93,20 +95,7 @@ def _run_traces(mine: list[Point], position: int, objective: str) -> Iterable[go
             hoverinfo="text",
             selected={"marker": {"opacity": 0.95}},
             unselected={"marker": {"opacity": 0.85}},
-            **({"cliponaxis": False} if labelled else {}),
         )
-
-
-def _text_sides(shown: Sequence[Point], objective: str) -> list[str]:
-    """Return where each label stands: alternating above and below along the memory axis, inside the picture."""
-    order = sorted(range(len(shown)), key=lambda i: shown[i].metrics.weight_bytes)
-    middle = np.mean([p.metrics.weight_bytes for p in shown])
-    sides = [""] * len(shown)
-    for place, index in enumerate(order):
-        upper = "top" if (place % 2 == 0) == (objective == "loss") else "bottom"
-        inward = "left" if shown[index].metrics.weight_bytes > middle else "right"
-        sides[index] = f"{upper} {inward}"
-    return sides
 
 
 def _front_line(best: Sequence[Point], objective: str) -> go.Scatter:

@@ -36,7 +36,6 @@ def heatmap(
             xgap=2,
             ygap=3,
             colorbar={
-                "title": {"text": "of row<br>maximum"},
                 "tickformat": ".0%",
                 "thickness": 10,
                 "len": 1.0,
@@ -61,7 +60,11 @@ def heatmap(
     if chosen is not None:
         _ring_cell(made, rows, *chosen)
     made.update_xaxes(
-        title="Decoder layer", dtick=1 if n_layers <= 24 else 4, showgrid=False, zeroline=False
+        title="Decoder layer",
+        dtick=1 if n_layers <= 24 else 4,
+        range=[-0.55, n_layers - 0.45],
+        showgrid=False,
+        zeroline=False,
     )
     made.update_yaxes(autorange="reversed", showgrid=False, automargin=True, zeroline=False)
     return made
@@ -156,5 +159,5 @@ def sensitivities(cells: Sequence[SensitivityCell], labels: Mapping[str, str]) -
         )
     made.update_layout(barmode="group")
     made.update_xaxes(type="category")
-    made.update_yaxes(title="Loss increase, nats/token (measured)")
+    made.update_yaxes(title="Loss increase, nats/token", automargin=True)
     return made

@@ -44,12 +44,15 @@ def kept_units(dense: ModelLayout, pruned: ModelLayout) -> go.Figure:
         barmode="stack",
         height=300,
         bargap=0.2,
-        margin={"l": 8, "r": 12, "t": 40, "b": 8},
-        legend={"orientation": "h", "x": 1.0, "xanchor": "right", "y": -0.16, "yanchor": "top"},
+        margin={"l": 8, "r": 12, "t": 62, "b": 8},
+        legend={"orientation": "h", "x": 0.0, "y": 1.14, "yanchor": "bottom"},
         uirevision="keep",
     )
     made.update_xaxes(
-        title="Decoder layer", dtick=1 if dense.n_layers <= 16 else None, showgrid=False
+        title="Decoder layer",
+        dtick=2 if dense.n_layers <= 24 else None,
+        tickangle=0,
+        showgrid=False,
     )
     made.update_yaxes(rangemode="tozero")
     return made

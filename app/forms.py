@@ -12,7 +12,7 @@ from qpruner_core.catalog import CRITERIA
 from qpruner_core.domain.spec import SCOPES, SHAPES, ImportanceSpec, ModelSpec, PruningSpec
 from qpruner_core.registry import Entry, Option, OptionValue
 
-DEMO, FOLDER, HUB = "Demo model", "Local folder", "Hub"
+DEMO, FOLDER, HUB = "Demo", "Folder", "Hub"
 SHAPE_WORDS = {
     "per-layer": "Every layer its own widths",
     "uniform": "One width for all layers",
@@ -113,8 +113,7 @@ def pruning_form(spec: PruningSpec, n_layers: int, scored: Sequence[str]) -> Pru
         help=tip("pruning_ratio"),
         key="prune/ratio",
     )
-    left, right = st.columns(2)
-    criterion = left.selectbox(
+    criterion = st.selectbox(
         "Criterion",
         offered,
         index=offered.index(spec.criterion) if spec.criterion in offered else 0,
@@ -122,22 +121,22 @@ def pruning_form(spec: PruningSpec, n_layers: int, scored: Sequence[str]) -> Pru
         help=tip("criterion"),
         key="prune/criterion",
     )
-    multiple = right.number_input(
-        "MLP width multiple, channels", 1, 1024, spec.width_multiple, help=tip("width_multiple")
-    )
-    scope = left.selectbox(
+    scope = st.selectbox(
         "Scope",
         SCOPES,
         SCOPES.index(spec.scope),
         format_func=SCOPE_WORDS.__getitem__,
         help=tip("scope"),
     )
-    shape = right.selectbox(
+    shape = st.selectbox(
         "Shape",
         SHAPES,
         SHAPES.index(spec.shape),
         format_func=SHAPE_WORDS.__getitem__,
         help=tip("shape"),
+    )
+    multiple = st.number_input(
+        "MLP width multiple, channels", 1, 1024, spec.width_multiple, help=tip("width_multiple")
     )
     first, last = _protected_fields(spec, n_layers)
     return replace(
@@ -154,7 +153,7 @@ def pruning_form(spec: PruningSpec, n_layers: int, scored: Sequence[str]) -> Pru
 
 def _protected_fields(spec: PruningSpec, n_layers: int) -> tuple[int | None, int | None]:
     own = st.toggle(
-        "Choose the protected layers myself",
+        "Set protected layers",
         value=spec.protect_first is not None or spec.protect_last is not None,
         help=tip("protected_layers"),
     )

@@ -34,7 +34,7 @@ def budget_slider(
     low, high = 100 * shares[0], 100 * shares[-1]
     at = min(max(100 * budget_bytes / dense_bytes, low), high)
     percent = st.slider(
-        "Memory budget, % of the dense model at 16 bit",
+        "Memory budget, % of the dense model",
         min_value=round(low + 0.05, 1),
         max_value=max(round(high, 1), round(low + 0.05, 1) + 0.1),
         value=max(round(at, 1), round(low + 0.05, 1)),
@@ -60,16 +60,16 @@ def search_form(spec: SearchSpec) -> SearchSpec:
         default=list(spec.precisions),
         format_func=lambda name: PRECISIONS.entry(name).title,
         help=tip("precision"),
+        wrap=True,
     )
-    left, right = st.columns(2)
-    tie = left.selectbox(
+    tie = st.selectbox(
         "Share one precision",
         TIES,
         TIES.index(spec.tie),
         format_func=TIE_WORDS.__getitem__,
         help=tip("tie"),
     )
-    objective = right.selectbox(
+    objective = st.selectbox(
         "Weigh against memory",
         OBJECTIVES,
         OBJECTIVES.index(spec.objective),
@@ -77,14 +77,14 @@ def search_form(spec: SearchSpec) -> SearchSpec:
         help=tip("objective"),
     )
     names = STRATEGIES.names()
-    strategy = left.selectbox(
+    strategy = st.selectbox(
         "Strategy",
         names,
         names.index(spec.strategy),
         format_func=lambda name: STRATEGIES.entry(name).title,
         help=tip("strategy"),
     )
-    trials = right.number_input("Trials", 1, 10_000, spec.n_trials, help=tip("trials"))
+    trials = st.number_input("Trials", 1, 10_000, spec.n_trials, help=tip("trials"))
     st.caption(STRATEGIES.entry(str(strategy)).summary)
     with st.expander("Options of the strategy"):
         seed = st.number_input(
@@ -124,28 +124,22 @@ def recovery_form(spec: RecoverySpec, names: Mapping[int, str], chosen: int) -> 
         "recover/trial",
     )
     left, right = st.columns(2)
-    steps = left.number_input(
-        "Optimiser steps", 0, 1_000_000, spec.steps, help=tip("recovery_steps")
-    )
+    steps = left.number_input("Steps", 0, 1_000_000, spec.steps, help=tip("recovery_steps"))
     rate = right.number_input(
-        "Peak learning rate",
+        "Learning rate",
         1e-6,
         1.0,
         spec.learning_rate,
-        format="%.5f",
+        format="%g",
         help=tip("learning_rate"),
     )
     rank = left.number_input("LoRA rank", 1, 1024, spec.rank, help=tip("lora_rank"))
     alpha = right.number_input("LoRA alpha", 0.1, 4096.0, spec.alpha, help=tip("lora_alpha"))
-    batch = left.number_input(
-        "Sequences per step", 1, 4096, spec.batch_size, help=tip("batch_size")
-    )
+    batch = left.number_input("Batch, sequences", 1, 4096, spec.batch_size, help=tip("batch_size"))
     length = right.number_input(
-        "Tokens per sequence", 8, 131_072, spec.sequence_length, help=tip("sequence_length")
+        "Sequence, tokens", 8, 131_072, spec.sequence_length, help=tip("sequence_length")
     )
-    dropout = left.number_input(
-        "LoRA dropout, share", 0.0, 0.9, spec.dropout, help=tip("lora_dropout")
-    )
+    dropout = left.number_input("LoRA dropout", 0.0, 0.9, spec.dropout, help=tip("lora_dropout"))
     seed = right.number_input(
         "Seed", 0, 2**31 - 1, spec.seed, help=tip("seed"), key="recover/seed"
     )
@@ -184,7 +178,7 @@ def export_form(
     )
     st.caption(EXPORTERS.entry(str(export_format)).summary)
     adapter = has_adapter and st.toggle(
-        "Put the recovery adapter beside the weights", spec.include_adapter, help=tip("adapter")
+        "Include the adapter", spec.include_adapter, help=tip("adapter")
     )
     return replace(
         spec, trial=trial, format=str(export_format), include_adapter=bool(adapter), out=None

@@ -13,7 +13,10 @@ ASSETS = navigation.ROOT / "assets"
 def frame() -> None:
     """Draw menu and sidebar, then the page that the address names."""
     st.set_page_config(
-        page_title="QPruner Studio", page_icon=str(ASSETS / "icon.svg"), layout="wide"
+        page_title="QPruner Studio",
+        page_icon=str(ASSETS / "icon.svg"),
+        layout="wide",
+        initial_sidebar_state=236,
     )
     st.logo(str(ASSETS / "logo.svg"), icon_image=str(ASSETS / "icon.svg"), size="large")
     chosen = st.navigation(

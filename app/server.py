@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
+import os
 import sys
+from collections.abc import Mapping, Sequence
 
 import streamlit as st
 
@@ -14,9 +17,9 @@ from app import downloads
 from app.navigation import ROOT
 
 SERVER_COMMAND: list[str] = [sys.executable, "-m", "app.server"]
-"""Arguments that start the server; run them in the repository root, where `.streamlit/config.toml` lies.
-
-Address and port come from that file or from the environment (STREAMLIT_SERVER_ADDRESS, STREAMLIT_SERVER_PORT).
+"""Arguments that start the server; run them in the repository root, where `.streamlit/config.toml`
+lies. ``--port`` and ``--address`` may follow; without them the environment variables
+STREAMLIT_SERVER_PORT and STREAMLIT_SERVER_ADDRESS count, then the file.
 """
 
 _LOG = logging.getLogger(__name__)
@@ -39,5 +42,16 @@ app = st.App(
     on_script_error=say_it_is_a_bug,
 )
 
+
+def settings(arguments: Sequence[str], environment: Mapping[str, str]) -> dict[str, object]:
+    """Return Streamlit settings for what the command line, else the environment, asks."""
+    parser = argparse.ArgumentParser(prog="python -m app.server", description=__doc__)
+    parser.add_argument("--port", type=int, default=environment.get("STREAMLIT_SERVER_PORT"))
+    parser.add_argument("--address", default=environment.get("STREAMLIT_SERVER_ADDRESS"))
+    asked = parser.parse_args(arguments)
+    found = {"server.port": asked.port, "server.address": asked.address}
+    return {name: value for name, value in found.items() if value is not None}
+
+
 if __name__ == "__main__":
-    app.run()
+    app.run(config=settings(sys.argv[1:], os.environ))

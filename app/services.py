@@ -21,8 +21,12 @@ from qpruner_core.pruning.selection import Selection, select
 from qpruner_core.search.knapsack import Front, front
 from qpruner_core.search.reading import TrialReader
 from qpruner_core.search.space import SearchSpace
+from qpruner_core.store.events import Event
 from qpruner_core.store.home import check_allowed, home
 from qpruner_core.store.records import RunStore
+
+N_EVENTS = 5_000
+"""Reports looked back on; a step reports once per piece."""
 
 
 @st.cache_resource(show_spinner=False)
@@ -56,6 +60,12 @@ def last_job(run_id: str, step: str) -> Job | None:
     return max(asked, key=lambda job: job.created_at, default=None)
 
 
+def delete_run(run_id: str) -> None:
+    """Stop and forget a run's jobs, then delete the run with all its files."""
+    jobs().forget(run_id)
+    store().delete(run_id)
+
+
 @st.cache_resource(show_spinner="Reading the model's headers", max_entries=32, ttl=600)
 def _card(spec: ModelSpec) -> ModelCard:
     return inspect_model(spec)
@@ -81,19 +91,20 @@ def _reader(url: str, name: str) -> TrialReader:
 
 def seconds_in_step(job: Job) -> float:
     """Return how long a job has been in its present step, by the worker's own reports."""
-    told = job.progress
-    if told is None:
+    if job.progress is None:
         return 0.0
-    times = [
-        event.at for event in store().events(job.run_id, 400) if event.progress.step == told.step
-    ]
-    return wording.seconds_between(times[0], times[-1]) if times else 0.0
+    told = _newest_attempt(job.run_id, job.progress.step)
+    return wording.seconds_between(told[0].at, told[-1].at) if told else 0.0
 
 
 def reports(run_id: str, step: str) -> list[Progress]:
     """Return what the newest attempt at a step reported, oldest first."""
-    told = [event.progress for event in store().events(run_id) if event.progress.step == step]
-    starts = [index for index, progress in enumerate(told) if progress.done == 0]
+    return [event.progress for event in _newest_attempt(run_id, step)]
+
+
+def _newest_attempt(run_id: str, step: str) -> list[Event]:
+    told = [e for e in store().events(run_id, N_EVENTS) if e.progress.step == step]
+    starts = [index for index, event in enumerate(told) if event.progress.done == 0]
     return told[starts[-1] :] if starts else told
 
 

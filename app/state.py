@@ -93,7 +93,7 @@ def run_picker(runs: list[RunRecord]) -> None:
 
 def run_name(record: RunRecord) -> str:
     """Return a run's name for a person: what it was called, else its model, with the end of its id."""
-    return f"{record.spec.name or record.spec.model.source} · {record.run_id[-6:]}"
+    return f"{record.spec.name or record.spec.model.source} · {record.run_id[-4:]}"
 
 
 def require_run() -> RunRecord:

@@ -14,7 +14,7 @@ from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.record import STEPS, ModelCard, RunRecord
 from qpruner_core.inspection import Fit, gpu_fits
-from qpruner_core.jobs import Job
+from qpruner_core.jobs import Job, WorkerInfo
 
 NOTHING = "–"
 
@@ -28,16 +28,14 @@ def runs(records: Sequence[RunRecord], jobs: Sequence[Job]) -> pd.DataFrame:
         rows.append(
             {
                 "Run": record.spec.name or record.spec.model.source,
-                "Id": record.run_id,
-                "Started": wording.day(record.created_at),
                 "Stands at": stands_at(record, busy.get(record.run_id)),
-                "Pruning ratio": wording.percent(record.prune.spec.ratio, 0)
-                if record.prune
-                else NOTHING,
-                "Best plan": best.name if best else NOTHING,
-                "Weights, measured": wording.size(best.metrics.weight_bytes) if best else NOTHING,
-                "Loss, measured": wording.nats(best.metrics.loss) if best else NOTHING,
-                "Accuracy, measured": wording.percent(best.metrics.accuracy) if best else NOTHING,
+                "Pruned": wording.percent(record.prune.spec.ratio, 0) if record.prune else NOTHING,
+                "Best plan, measured": best.name if best else NOTHING,
+                "Weights": wording.size(best.metrics.weight_bytes) if best else NOTHING,
+                "Loss per token": wording.nats(best.metrics.loss) if best else NOTHING,
+                "Accuracy": wording.percent(best.metrics.accuracy) if best else NOTHING,
+                "Started": wording.day(record.created_at),
+                "Id": record.run_id,
             }
         )
     return pd.DataFrame(rows)
@@ -107,9 +105,9 @@ def measured(found: Iterable[Point]) -> pd.DataFrame:
             {
                 "Run": point.run_name,
                 "Plan": point.name,
-                "Weights, measured": wording.size(point.metrics.weight_bytes),
-                "Loss, measured": wording.nats(point.metrics.loss),
-                "Accuracy, measured": wording.percent(point.metrics.accuracy),
+                "Weights": wording.size(point.metrics.weight_bytes),
+                "Loss per token": wording.nats(point.metrics.loss),
+                "Accuracy": wording.percent(point.metrics.accuracy),
                 "Device": point.metrics.device,
             }
             for point in found
@@ -127,21 +125,37 @@ def compare(columns: Mapping[str, Metrics]) -> pd.DataFrame:
     for name, metrics in columns.items():
         peak = metrics.peak_memory_bytes
         rows[name] = {
-            "Loss, measured": wording.nats(metrics.loss),
-            "Perplexity, measured": f"{metrics.perplexity:.2f} per token",
-            "Accuracy, measured": f"{wording.percent(metrics.accuracy)} "
-            f"± {100 * metrics.standard_error:.1f} points",
-            "Weights, measured": wording.size(metrics.weight_bytes),
-            "Prefill, measured": speed(metrics.prefill_tokens_per_second),
-            "Decode, measured": speed(metrics.decode_tokens_per_second),
-            "Peak memory, measured": wording.size(peak) if peak is not None else NOTHING,
+            "Loss per token": wording.nats(metrics.loss),
+            "Perplexity per token": f"{metrics.perplexity:.2f}",
+            "Accuracy": wording.percent(metrics.accuracy),
+            "Standard error": f"{100 * metrics.standard_error:.1f} points",
+            "Weights": wording.size(metrics.weight_bytes),
+            "Prefill": speed(metrics.prefill_tokens_per_second),
+            "Decode": speed(metrics.decode_tokens_per_second),
+            "Peak memory": wording.size(peak) if peak is not None else NOTHING,
             "Device": metrics.device,
         } | {
-            f"{task}, measured": wording.percent(result.accuracy)
+            f"Task {task}": wording.percent(result.accuracy)
             for task, result in sorted(metrics.tasks.items())
         }
     frame = pd.DataFrame(rows).fillna(NOTHING)
     return frame.loc[[any(v != NOTHING for v in row) for row in frame.to_numpy()]]
+
+
+def does(job: Job) -> str:
+    """Return in words what a job was asked for."""
+    if not job.steps:
+        return {"measure": "Measure a plan", "generate": "Answer a prompt"}.get(job.kind, job.kind)
+    titles = [wording.STEP_TITLES.get(step, step) for step in job.steps]
+    return ", ".join(titles) if len(titles) <= 3 else f"{titles[0]} to {titles[-1]}"
+
+
+def progress(job: Job) -> str:
+    """Return how far a job is, in words."""
+    if job.progress is None:
+        return NOTHING
+    step = wording.STEP_TITLES.get(job.progress.step, job.progress.step)
+    return f"{step} {job.progress.done} of {job.progress.total}"
 
 
 def jobs(found: Sequence[Job], names: Mapping[str, str]) -> pd.DataFrame:
@@ -149,18 +163,16 @@ def jobs(found: Sequence[Job], names: Mapping[str, str]) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
-                "Job": job.job_id[-8:],
                 "Run": names.get(job.run_id, job.run_id),
-                "Does": ", ".join(wording.STEP_TITLES.get(s, s) for s in job.steps) or job.kind,
                 "Status": job.status,
-                "Progress": f"{job.progress.done} of {job.progress.total}"
-                if job.progress
-                else NOTHING,
-                "Worker": job.worker or NOTHING,
+                "Does": does(job),
+                "Progress": progress(job),
                 "Device": job.device or NOTHING,
-                "Queued": wording.day(str(job.created_at)),
+                "Worker": job.worker or NOTHING,
+                "Queued": wording.day(job.created_at),
+                "Job": job.job_id.rpartition(".")[2],
             }
-            for job in sorted(found, key=lambda job: str(job.created_at), reverse=True)
+            for job in sorted(found, key=lambda job: job.created_at, reverse=True)
         ]
     )
 
@@ -177,5 +189,16 @@ def disk(sizes: Mapping[str, int], names: Mapping[str, str]) -> pd.DataFrame:
 
 
 def workers(found: Sequence[WorkerInfo]) -> pd.DataFrame:
-    """Return one row per worker; the fields are those the job engine reports."""
-    return pd.DataFrame([{"Worker": each.name, "Device": each.device} for each in found])
+    """Return one row per living worker."""
+    return pd.DataFrame(
+        [
+            {
+                "Worker": each.name,
+                "Device": each.device,
+                "Machine": each.host,
+                "Process": str(each.pid),
+                "Since": wording.day(each.since),
+            }
+            for each in found
+        ]
+    )

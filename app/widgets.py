@@ -59,15 +59,21 @@ def error_panel(sentence: str) -> None:
 def figures(row: Sequence[Figure]) -> None:
     """Draw figures side by side."""
     for column, figure in zip(st.columns(len(row)), row, strict=True):
-        label = f"{figure.label} ({figure.origin})" if figure.origin else figure.label
-        column.metric(
-            label,
-            figure.value,
-            delta=figure.change,
-            delta_color="inverse" if figure.lower_is_better else "normal",
-            help=tip(figure.term),
-            border=True,
-        )
+        with column.container(border=True, height="stretch"):
+            st.metric(
+                figure.label,
+                figure.value,
+                delta=figure.change,
+                delta_color="inverse" if figure.lower_is_better else "normal",
+                help=tip(figure.term),
+            )
+            if figure.origin:
+                origin_badge(figure.origin)
+
+
+def origin_badge(origin: str) -> None:
+    """Say whether numbers are measured or estimated, in one look everywhere."""
+    st.badge(origin, color="green" if origin == wording.MEASURED else "orange", help=tip(origin))
 
 
 def workers_line() -> None:
@@ -178,7 +184,7 @@ def start(
     steps = line.steps_until(record, goal, redo)
     lost = line.emptied_by(record, steps)
     keep = bool(lost) and st.toggle(
-        "Keep this run's results and work in a copy",
+        "Work in a copy",
         value=True,
         help=tip("copy"),
         key=f"copy/{goal}",

@@ -24,7 +24,7 @@ _JOB = "prompt_job"
 def start(record: RunRecord, spec: RunSpec, *, busy: bool) -> None:
     """Draw the export button; it runs the export alone, recovered or not."""
     keep = record.export is not None and st.toggle(
-        "Keep this run's export and work in a copy",
+        "Work in a copy",
         value=False,
         help=tip("copy"),
         key="copy/export",
@@ -41,20 +41,20 @@ def result(record: RunRecord, outcome: ExportOutcome) -> None:
     widgets.figures(
         [
             Figure(
-                label="Weights on disk",
+                label="On disk",
                 value=wording.size(outcome.size_bytes),
                 term="disk_bytes",
                 origin=wording.MEASURED,
-                change=f"{100 * over:+.2f} % against the plan",
+                change=f"{100 * over:+.2f} %",
             ),
             Figure(
-                label="Weights planned",
+                label="Planned",
                 value=wording.size(outcome.planned_bytes),
                 term="planned_bytes",
                 origin=wording.ESTIMATED,
             ),
             Figure(
-                label="Largest logit difference",
+                label="Logits differ by",
                 value=f"{outcome.max_logit_difference:.3g}",
                 term="reload_proof",
                 origin=wording.MEASURED,

@@ -113,7 +113,7 @@ def disk(names: Mapping[str, str]) -> None:
         "Clean up", disabled=not (gone and sure), help=tip("delete_run"), icon=":material/delete:"
     ):
         for run_id in gone:
-            services.store().delete(run_id)
+            services.delete_run(run_id)
         st.rerun()
     for name, reason in services.store().broken().items():
         st.warning(f"{name}: {reason}")

@@ -38,7 +38,7 @@ def sizes(dense: ModelLayout, pruned: ModelLayout) -> None:
                 else None,
             ),
             Figure(
-                label=f"KV cache, {KV_TOKENS:,} tokens",
+                label="KV cache",
                 value=wording.size(cache),
                 term="kv_cache",
                 origin=wording.ESTIMATED,
@@ -52,7 +52,7 @@ def protected_line(n_layers: int, spec: PruningSpec) -> None:
     """Name the layers that lose nothing."""
     kept = sorted(protected_layers(n_layers, spec))
     names = ", ".join(str(layer) for layer in kept) or "none"
-    st.caption(f"Protected layers: {names}.")
+    st.caption(f"Protected layers: {names}. KV cache of {KV_TOKENS:,} tokens at 16 bit.")
 
 
 def result(outcome: PruningOutcome) -> None:
@@ -62,7 +62,7 @@ def result(outcome: PruningOutcome) -> None:
     widgets.figures(
         [
             Figure(
-                label="Loss",
+                label="Loss per token",
                 value=wording.nats(after.loss),
                 term="loss",
                 origin=wording.MEASURED,
@@ -77,7 +77,7 @@ def result(outcome: PruningOutcome) -> None:
                 lower_is_better=False,
             ),
             Figure(
-                label="Weights at 16 bit",
+                label="At 16 bit",
                 value=wording.size(after.weight_bytes),
                 term="weight_bytes",
                 origin=wording.MEASURED,

@@ -74,7 +74,7 @@ def result(outcome: RecoveryOutcome, names: Mapping[int, str]) -> None:
     widgets.figures(
         [
             Figure(
-                label="Loss",
+                label="Loss per token",
                 value=wording.nats(after.loss),
                 term="loss",
                 origin=wording.MEASURED,
@@ -89,7 +89,7 @@ def result(outcome: RecoveryOutcome, names: Mapping[int, str]) -> None:
                 lower_is_better=False,
             ),
             Figure(
-                label="Weights with adapter",
+                label="With adapter",
                 value=wording.size(after.weight_bytes),
                 term="adapter",
                 origin=wording.MEASURED,
@@ -115,4 +115,5 @@ def result(outcome: RecoveryOutcome, names: Mapping[int, str]) -> None:
             )
             st.plotly_chart(chart, key="recovery/tasks")
     with right:
-        st.dataframe(tables.compare({"before recovery": before, "after recovery": after}))
+        compared = tables.compare({"before": before, "after": after})
+        st.dataframe(compared, height="content")

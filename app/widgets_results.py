@@ -168,7 +168,7 @@ def _effect(record: RunRecord, plan: PrecisionPlan) -> None:
         increase = predict(space, measured.sensitivities, plan)
         figures.append(
             Figure(
-                label="Loss",
+                label="Loss per token",
                 value=wording.nats(measured.loss_16_bit + increase),
                 term="loss",
                 origin=wording.ESTIMATED,

@@ -45,13 +45,12 @@ def start_whole_line(spec: RunSpec) -> None:
 def new_run(spec: ModelSpec, name: str) -> None:
     """Draw the two ways to start: step by step, or the whole line with the defaults."""
     asked = RunSpec(model=spec, name=name.strip())
-    by_step, whole = st.columns(2)
-    if by_step.button("Create run", type="primary", help=tip("create_run"), width="stretch"):
+    if st.button("Create run", type="primary", help=tip("create_run"), width="stretch"):
         services.model_card(spec)
         record = services.store().create(asked)
         state.choose_run(record.run_id)
         st.switch_page(navigation.page("importance"), query_params={"run": record.run_id})
-    if whole.button("Run the whole line", help=tip("whole_line"), width="stretch"):
+    if st.button("Run the whole line", help=tip("whole_line"), width="stretch"):
         services.model_card(spec)
         start_whole_line(asked)
 
@@ -94,7 +93,7 @@ def model_card(spec: ModelSpec) -> None:
 
 def newest_job(run_id: str) -> Job | None:
     """Return the newest job of a run."""
-    return max(services.jobs().list(run_id), key=lambda job: str(job.created_at), default=None)
+    return max(services.jobs().list(run_id), key=lambda job: job.created_at, default=None)
 
 
 def failed_face(record: RunRecord) -> None:
@@ -154,10 +153,7 @@ def _delete(picked: Sequence[str], names: dict[str, str]) -> None:
     )
     if st.button("Delete for good", type="primary", disabled=not picked, help=tip("delete_run")):
         for run_id in picked:
-            job = services.job_under_way(run_id)
-            if job is not None:
-                services.jobs().cancel(job.job_id)
-            services.store().delete(run_id)
+            services.delete_run(run_id)
         if state.run_id() in picked:
             state.choose_run(None)
         st.rerun()

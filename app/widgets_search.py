@@ -95,7 +95,7 @@ def best(record: RunRecord, spec: SearchSpec, dense: ModelLayout) -> None:
                 origin=wording.ESTIMATED,
             ),
             Figure(
-                label="Loss",
+                label="Loss per token",
                 value=wording.nats(base + foreseen.loss_increase),
                 term="loss",
                 origin=wording.ESTIMATED,

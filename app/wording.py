@@ -43,8 +43,8 @@ def points(difference: float) -> str:
 
 
 def nats(loss: float, digits: int = 3) -> str:
-    """Return a loss in nats per token."""
-    return f"{loss:.{digits}f} nats/token" if isfinite(loss) else "not finite"
+    """Return a loss; it is per token wherever it is shown."""
+    return f"{loss:.{digits}f} nats" if isfinite(loss) else "not finite"
 
 
 def count(number: float) -> str:

@@ -22,7 +22,10 @@ if outcome is None:
         )
     st.stop()
 
-st.caption(f"Measured on {outcome.device} over {outcome.n_tokens:,} calibration tokens.")
+st.caption(
+    f"Measured on {outcome.device} over {outcome.n_tokens:,} calibration tokens. Colour is the share "
+    f"of the largest value in the row; click a cell to see its units."
+)
 known = list(dict.fromkeys(cell.criterion for cell in outcome.cells))
 shown = widgets_importance.criteria_field(known)
 rows = tables_importance.rows(outcome, shown, record.quantize)

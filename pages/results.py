@@ -31,8 +31,9 @@ with left:
         if owner.layout is not None and point.plan is not None:
             widgets.layer_map(owner.layout, point.plan, f"results/map/{letter}")
 with right:
-    st.markdown("**A beside B**, measured")
-    st.dataframe(tables.compare({name: point.metrics for name, point in columns.items()}))
+    widgets.origin_badge("measured")
+    compared = tables.compare({name: point.metrics for name, point in columns.items()})
+    st.dataframe(compared, height="content")
 
 if record.quantize is not None and a.run_id == record.run_id:
     widgets_results.plan_editor(record, a, busy=job is not None)

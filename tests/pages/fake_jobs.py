@@ -73,5 +73,9 @@ class FakeJobs:
         self.asked.append(("resume", job_id))
         self.known[job_id] = replace(self.known[job_id], status="queued")
 
+    def forget(self, run_id: str) -> None:
+        self.asked.append(("forget", run_id))
+        self.known = {key: job for key, job in self.known.items() if job.run_id != run_id}
+
     def workers(self) -> list[WorkerInfo]:
         return self.crew
