@@ -1,0 +1,317 @@
+"""A thin client of the job engine: put a job on the queue, look at it, stop it, go on with it.
+
+Queue, retry and crash recovery are the engine's. Nothing here computes, and everything that
+travels is JSON. Jobs of one run never run beside each other, as a run's record has one writer.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions, WorkflowStatus
+from dbos import error as engine_errors
+from sqlalchemy.exc import SQLAlchemyError
+
+from qpruner_core.catalog import check_spec
+from qpruner_core.domain.plan import PrecisionPlan
+from qpruner_core.domain.progress import Progress
+from qpruner_core.domain.record import STEPS
+from qpruner_core.domain.spec import RunSpec
+from qpruner_core.errors import BadInputError, NotReadyError, QPrunerError
+from qpruner_core.store.codec import from_plain, to_plain
+from qpruner_core.store.events import Event
+from qpruner_core.store.home import database_url
+from qpruner_core.store.records import RunStore
+from qpruner_core.store.workers import WorkerInfo, living_workers
+
+__all__ = ["Job", "Jobs", "WorkerInfo"]
+
+APPLICATION = "qpruner-studio"
+QUEUE = "compute"
+QUEUE_LIMITS: dict[str, Any] = {"worker_concurrency": 1, "partition_concurrency": 1}
+"""One job per worker at a time, and one per run (the queue's partitions) over all workers."""
+PROGRESS = "progress"
+"""The event under which a worker tells how far a job is, as the plain form of an `Event`."""
+STATUSES = {
+    "DELAYED": "queued",
+    "ENQUEUED": "queued",
+    "PENDING": "running",
+    "SUCCESS": "done",
+    "ERROR": "failed",
+    "MAX_RECOVERY_ATTEMPTS_EXCEEDED": "failed",
+    "CANCELLED": "cancelled",
+}
+KILLED_TOO_OFTEN = (
+    "The worker was killed again and again while it ran this job, which was given up. Most often "
+    "the machine ran out of memory: choose a smaller model or batch, then resume the job."
+)
+
+
+def serializer() -> DBOSPortableJSONSerializer:
+    """Return what turns payloads, results and errors into JSON, not the engine's pickle."""
+    return DBOSPortableJSONSerializer()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One piece of work on the queue."""
+
+    job_id: str
+    kind: str
+    """``"line"``, ``"measure"`` or ``"generate"``."""
+    run_id: str
+    steps: tuple[str, ...]
+    """The verbs of a line job, in order; empty for the other kinds."""
+    status: str
+    """``"queued"``, ``"running"``, ``"done"``, ``"failed"`` or ``"cancelled"``."""
+    progress: Progress | None
+    """The newest report of a running job; None otherwise."""
+    error: str
+    """Why it failed, as a sentence; empty otherwise."""
+    created_at: str
+    """ISO 8601, UTC."""
+    updated_at: str
+    """ISO 8601, UTC; when its status last changed."""
+    worker: str
+    """Name of the worker that has it or had it; empty while it never ran."""
+    device: str
+    """Device of that worker; empty while it never ran."""
+
+
+Found = list[Job]
+"""Named here, as the client has a method of the name that Python would use."""
+
+
+class Jobs:
+    """The jobs of one home folder; safe to use from several threads.
+
+    The engine's tables are made if they are missing, so that the app can start before any worker.
+    """
+
+    def __init__(self, home: Path, database: str | None = None) -> None:
+        self._store = RunStore(home)
+        self._url = database_url(self._store.home, database)
+        self._store.home.mkdir(parents=True, exist_ok=True)
+        with self._asking():
+            DBOS.migrate(self._url)
+            self._client = DBOSClient(
+                system_database_url=self._url,
+                serializer=serializer(),
+                application_name=APPLICATION,
+                retry_connection_errors=False,
+            )
+            self._client.register_queue(QUEUE, **QUEUE_LIMITS, on_conflict="never_update")
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._client.destroy()
+
+    # starting ------------------------------------------------------------------------------------
+
+    def start_line(self, run_id: str, steps: tuple[str, ...], spec: RunSpec) -> str:
+        """Put steps of a run on the queue, to fill their slots anew; return the job's id.
+
+        Raises:
+            BadInputError: There is no such run, or the steps are none, unknown or out of order.
+            UnknownNameError: The spec names something that no catalogue entry carries.
+        """
+        if not steps or list(steps) != [step for step in STEPS if step in steps]:
+            raise BadInputError(
+                f"The steps {', '.join(steps) or '(none)'} are no part of the line. Name one or "
+                f"more of {', '.join(STEPS)}, in this order, each once."
+            )
+        check_spec(spec)
+        return self._start("line", run_id, steps=list(steps), spec=to_plain(spec))
+
+    def start_measure(self, run_id: str, plan: PrecisionPlan) -> str:
+        """Put the measurement of a plan made by hand on the queue and return the job's id.
+
+        Raises:
+            BadInputError: There is no such run.
+        """
+        return self._start("measure", run_id, plan=to_plain(plan))
+
+    def start_generate(self, run_id: str, prompt: str, trial: int | None = None) -> str:
+        """Ask the original and the compressed model to go on from a prompt; return the job's id.
+
+        Raises:
+            BadInputError: There is no such run.
+        """
+        return self._start("generate", run_id, prompt=prompt, trial=trial)
+
+    # looking -------------------------------------------------------------------------------------
+
+    def list(self, run_id: str | None = None) -> Found:
+        """Return the jobs of a run, or of all runs, newest first."""
+        prefix = f"{self._store.folder(run_id).name}." if run_id is not None else None
+        with self._asking():
+            rows = self._client.list_workflows(
+                workflow_id_prefix=prefix, sort_desc=True, application_name=APPLICATION
+            )
+            return self._jobs(rows)
+
+    def get(self, job_id: str) -> Job:
+        """Return a job.
+
+        Raises:
+            BadInputError: There is no such job.
+        """
+        with self._asking():
+            rows = self._client.list_workflows(workflow_ids=[job_id])
+            if not rows:
+                raise self._missing(job_id)
+            return self._jobs(rows)[0]
+
+    def result(self, job_id: str) -> dict[str, Any]:
+        """Return what a finished job gave.
+
+        Of *measure* that is the plain form of a `Trial`; of *generate* the texts ``prompt``,
+        ``original`` and ``compressed``; of *line* nothing.
+
+        Raises:
+            BadInputError: There is no such job.
+            NotReadyError: It has not finished.
+            QPrunerError: It failed; the message says why.
+        """
+        job = self.get(job_id)
+        if job.status == "failed":
+            raise QPrunerError(job.error)
+        if job.status != "done":
+            raise NotReadyError(
+                f"The job {job_id} is {job.status}; it gives a result when it is done. Wait for "
+                f"it, or resume it if it was cancelled."
+            )
+        with self._asking():
+            output = self._client.list_workflows(workflow_ids=[job_id])[0].output
+        return dict(output or {})
+
+    def workers(self) -> tuple[WorkerInfo, ...]:
+        """Return the workers that are alive, by name."""
+        return living_workers(self._store.home)
+
+    # steering ------------------------------------------------------------------------------------
+
+    def cancel(self, job_id: str) -> None:
+        """Stop a job at its next step boundary (of a search: after the trial).
+
+        Training stops within seconds and keeps what was learned. An ended job stays as it is.
+
+        Raises:
+            BadInputError: There is no such job.
+        """
+        self.get(job_id)
+        with self._asking():
+            self._client.cancel_workflow(job_id)
+
+    def resume(self, job_id: str) -> None:
+        """Go on with a cancelled or failed job at its first unfinished step.
+
+        Raises:
+            BadInputError: There is no such job, or it needs no resuming.
+        """
+        job = self.get(job_id)
+        if job.status not in ("cancelled", "failed"):
+            raise BadInputError(
+                f"The job {job_id} is {job.status}; only a cancelled or failed job can be "
+                f"resumed. Start the step again instead."
+            )
+        with self._asking():
+            if job.status == "cancelled" or job.error == KILLED_TOO_OFTEN:
+                self._client.resume_workflow(job_id, queue_name=QUEUE)
+                return
+            recorded = self._client.list_workflow_steps(job_id)
+            failed = (step["function_id"] for step in recorded if step["error"] is not None)
+            self._client.rewind_workflow(
+                job_id,
+                start_step=min(failed, default=1),
+                queue_name=QUEUE,
+                queue_partition_key=job.run_id,
+            )
+
+    def forget(self, run_id: str) -> None:
+        """Cancel and remove all jobs of a run, before the run itself is deleted."""
+        found = [job.job_id for job in self.list(run_id)]
+        if found:
+            with self._asking():
+                self._client.cancel_workflows(found)
+                self._client.delete_workflows(found)
+
+    # helpers -------------------------------------------------------------------------------------
+
+    def _start(self, kind: str, run_id: str, **payload: Any) -> str:
+        self._store.read(run_id)
+        job_id = f"{run_id}.{kind}.{secrets.token_hex(4)}"
+        options: EnqueueOptions = {
+            "workflow_name": kind,
+            "queue_name": QUEUE,
+            "workflow_id": job_id,
+            "queue_partition_key": run_id,
+        }
+        with self._asking():
+            self._client.enqueue(options, {"run_id": run_id, **payload})
+        return job_id
+
+    def _jobs(self, rows: Sequence[WorkflowStatus]) -> Found:
+        devices = {worker.name: worker.device for worker in self.workers()}
+        return [self._job(row, devices) for row in rows if row.workflow_id.count(".") == 2]
+
+    def _job(self, row: WorkflowStatus, devices: dict[str, str]) -> Job:
+        run_id, kind, _ = row.workflow_id.split(".")
+        payload = row.input["args"][0] if row.input and row.input["args"] else {}
+        worker = row.executor_id or ""
+        status = STATUSES[row.status]
+        error = str(row.error) if row.error is not None else ""
+        if row.status == "MAX_RECOVERY_ATTEMPTS_EXCEEDED":
+            error = KILLED_TOO_OFTEN
+        return Job(
+            job_id=row.workflow_id,
+            kind=kind,
+            run_id=run_id,
+            steps=tuple(payload.get("steps", ())),
+            status=status,
+            progress=self._progress(row.workflow_id, run_id) if status == "running" else None,
+            error=error,
+            created_at=_iso(row.created_at),
+            updated_at=_iso(row.updated_at),
+            worker=worker,
+            device=devices.get(worker, worker.rpartition("/")[2]),
+        )
+
+    def _progress(self, job_id: str, run_id: str) -> Progress | None:
+        """Return the newest of what the job's event and the run's events say."""
+        told = self._client.get_event(job_id, PROGRESS, timeout_seconds=0)
+        if told is None:
+            return None
+        first = from_plain(Event, told)
+        later = [event for event in self._store.events(run_id, last=1) if event.at >= first.at]
+        return (later or [first])[-1].progress
+
+    def _missing(self, job_id: str) -> BadInputError:
+        return BadInputError(
+            f"There is no job {job_id!r}; it may have been deleted with its run. "
+            f"Choose another one on the Jobs page."
+        )
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Turn a database that does not answer into a sentence."""
+        try:
+            yield
+        except (SQLAlchemyError, engine_errors.DBOSInitializationError) as error:
+            # The URL may carry a password, which neither message shows.
+            place = self._url.rpartition("@")[2]
+            raise NotReadyError(
+                f"The job database {place} does not answer ({type(error).__name__}). Check that "
+                f"it runs and that QPRUNER_DATABASE names it, then try again."
+            ) from error
+
+
+def _iso(milliseconds: int | None) -> str:
+    moment = datetime.fromtimestamp((milliseconds or 0) / 1000, UTC)
+    return moment.isoformat(timespec="milliseconds")

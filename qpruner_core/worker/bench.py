@@ -1,0 +1,160 @@
+"""One step at a time: its line, its reports, its log, its errors."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Lock
+from time import monotonic
+from typing import Any, Protocol, TypeVar
+
+from dbos import DBOS
+
+from qpruner_core.domain.plan import PrecisionPlan
+from qpruner_core.domain.progress import OnProgress, Progress
+from qpruner_core.domain.record import RunRecord, Trial
+from qpruner_core.domain.spec import RunSpec
+from qpruner_core.errors import QPrunerError
+from qpruner_core.jobs import PROGRESS
+from qpruner_core.store.codec import to_plain
+from qpruner_core.store.records import RunStore
+
+R = TypeVar("R")
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+ASK_EVERY_SECONDS = 1.0
+"""How often a long step asks the engine whether its job was cancelled."""
+
+_LOG = logging.getLogger(__name__)
+
+
+class RunsTheLine(Protocol):
+    """What the worker needs of `pipeline.Line`."""
+
+    def record(self) -> RunRecord:
+        """Return the record as it stands on disk."""
+
+    def begin(self, spec: RunSpec, steps: tuple[str, ...]) -> None:
+        """Take the job's spec over and empty the slots it will fill."""
+
+    def step(self, name: str) -> None:
+        """Run one verb and fill its slot."""
+
+    def search_begin(self) -> int:
+        """Return the number of slots of the search."""
+
+    def search_trial(self, slot: int) -> object:
+        """Measure what belongs into a slot, unless it has been measured."""
+
+    def search_finish(self) -> None:
+        """Fill the slot of *search*."""
+
+    def measure(self, plan: PrecisionPlan) -> Trial:
+        """Measure a plan made by hand."""
+
+    def generate(self, prompt: str, trial: int | None) -> Any:
+        """Return texts of the original and the compressed model."""
+
+
+MakeLine = Callable[[RunStore, str, OnProgress, Callable[[], bool]], RunsTheLine]
+
+
+class BugError(Exception):
+    """Stands for an error of ours in the record of a job; the traceback is in the run's log."""
+
+
+class Bench:
+    """Runs one step at a time on the line of its run, with its reports, its log and its errors."""
+
+    def __init__(self, store: RunStore, make_line: MakeLine) -> None:
+        self._store = store
+        self._make_line = make_line
+        self._one_at_a_time = Lock()
+        self._run_id = ""
+        self._line: RunsTheLine | None = None
+        self._job_id = ""
+        self._asked_at = 0.0
+        self._is_cancelled = False
+
+    def do(self, run_id: str, words: str, work: Callable[[RunsTheLine], R]) -> R:
+        """Run a step of the present job.
+
+        Raises:
+            QPrunerError: As the step raised it.
+            BugError: The step raised anything else; the run's log holds the traceback.
+        """
+        with self._one_at_a_time, self._logging(run_id):
+            self._job_id = DBOS.workflow_id or ""
+            self._asked_at, self._is_cancelled = monotonic(), False
+            try:
+                _LOG.info("%s: %s begins", self._job_id, words)
+                result = work(self._line_of(run_id))
+            except QPrunerError as error:
+                _LOG.warning("%s: %s failed. %s", self._job_id, words, error)
+                raise
+            except Exception as error:
+                _LOG.exception("%s: %s met a bug", self._job_id, words)
+                raise BugError(
+                    f"The step met a bug of ours ({type(error).__name__}: {error}). What was "
+                    f"finished before is kept. The log of the run holds the details for a report; "
+                    f"resuming the job tries the step again."
+                ) from error
+            _LOG.info("%s: %s done", self._job_id, words)
+            return result
+
+    def tell(self, run_id: str, progress: Progress) -> None:
+        """Set the job's own progress, at the beginning of a step."""
+        DBOS.set_event(PROGRESS, to_plain(self._store.append_event(run_id, progress)))
+
+    def _line_of(self, run_id: str) -> RunsTheLine:
+        """Return the line of a run with its models; that of the run before is dropped first."""
+        if self._line is None or self._run_id != run_id:
+            self._line = None
+            _free_memory()
+            self._store.read(run_id)
+            self._line = self._make_line(
+                self._store,
+                run_id,
+                lambda progress: self._report(run_id, progress),
+                self._should_stop,
+            )
+            self._run_id = run_id
+        return self._line
+
+    def _report(self, run_id: str, progress: Progress) -> None:
+        self._store.append_event(run_id, progress)
+
+    def _should_stop(self) -> bool:
+        now = monotonic()
+        if not self._is_cancelled and now - self._asked_at >= ASK_EVERY_SECONDS:
+            self._asked_at = now
+            status = DBOS.get_workflow_status(self._job_id)
+            self._is_cancelled = status is None or status.status == "CANCELLED"
+        return self._is_cancelled
+
+    @contextmanager
+    def _logging(self, run_id: str) -> Iterator[None]:
+        """Send what is logged meanwhile to the run's log, if the run is still there."""
+        path = self._store.log_path(run_id)
+        if not path.parent.is_dir():
+            yield
+            return
+        handler = logging.FileHandler(path, encoding="utf-8")
+        handler.setFormatter(logging.Formatter(LOG_FORMAT))
+        logging.getLogger().addHandler(handler)
+        try:
+            yield
+        finally:
+            logging.getLogger().removeHandler(handler)
+            handler.close()
+
+
+def _free_memory() -> None:
+    """Give back what the line of the run before held."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()

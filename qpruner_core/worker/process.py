@@ -1,0 +1,155 @@
+"""The worker as a process: its name, its device, how it starts and how it ends."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event as Flag
+
+from dbos import DBOS, DBOSConfig
+
+from qpruner_core.jobs import APPLICATION, QUEUE, QUEUE_LIMITS, serializer
+from qpruner_core.store.home import database_url, home
+from qpruner_core.store.records import RunStore
+from qpruner_core.store.workers import WorkerInfo, registered
+from qpruner_core.worker.bench import LOG_FORMAT, Bench, MakeLine
+from qpruner_core.worker.workflows import WORKFLOWS_VERSION, register_jobs
+
+POLL_EVERY_SECONDS = 0.25
+"""How often a free worker looks for a job."""
+LOOK_EVERY_SECONDS = 1.0
+"""How often a worker that ends with its parent looks for it."""
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a worker works."""
+
+    home: Path
+    database: str
+    """URL of the job database."""
+    device_key: str
+    """``cpu`` or ``cuda:<number of the card>``."""
+    device: str
+    """``cpu`` or the name of the card."""
+
+
+def serve(place: Place, make_line: MakeLine, stop: Flag, parent: int | None = None) -> None:
+    """Take jobs until told to stop; a step under way is then abandoned, to be taken up again.
+
+    Args:
+        place: Home, database and device.
+        make_line: Builds the line of a run.
+        stop: Set by whoever wants the worker to end.
+        parent: Process with which the worker ends; None for none.
+
+    Raises:
+        BadInputError: This machine has a living worker for that device.
+    """
+    # On the root, as the run's log takes its level from there; what is printed goes to stderr.
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+    logging.captureWarnings(True)
+    with registered(place.home, place.device_key, place.device) as info:
+        DBOS(config=_config(place, info))
+        register_jobs(Bench(RunStore(place.home), make_line))
+        DBOS.launch()
+        DBOS.register_queue(
+            QUEUE,
+            **QUEUE_LIMITS,
+            polling_interval_sec=POLL_EVERY_SECONDS,
+            on_conflict="always_update",
+        )
+        _LOG.info("worker %s takes jobs from %s", info.name, place.home)
+        while not stop.wait(LOOK_EVERY_SECONDS):
+            if parent is not None and os.getppid() != parent:
+                _LOG.warning("the process that started this worker is gone; ending too")
+                break
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a worker until SIGTERM or SIGINT, then end the process.
+
+    Raises:
+        BadInputError: The device is not there, or has a living worker on this machine.
+    """
+    arguments = _parser().parse_args(argv)
+    _prepare_threads(arguments.device)
+    stop = Flag()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    folder = Path(arguments.home).expanduser().absolute() if arguments.home else home()
+    parent = os.getppid() if arguments.with_parent else None
+    place, make_line = _real_line(folder, arguments.database, arguments.device)
+    serve(place, make_line, stop, parent)
+    leave(0)
+
+
+def leave(code: int) -> None:
+    """End the process at once: a step under way holds threads that nobody waits for."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _real_line(folder: Path, database: str | None, asked: str) -> tuple[Place, MakeLine]:
+    from qpruner_core.models.device import pick_device  # noqa: PLC0415 - loads torch
+    from qpruner_core.pipeline import Line  # noqa: PLC0415 - loads torch
+
+    device = pick_device(asked.partition(":")[0])
+    card = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0] or str(device.index)
+    place = Place(
+        home=folder,
+        database=database_url(folder, database),
+        device_key="cpu" if device.kind == "cpu" else f"{device.kind}:{card}",
+        device=device.name,
+    )
+    return place, lambda store, run_id, tell, stop: Line(store, run_id, device, tell, stop)
+
+
+def _config(place: Place, info: WorkerInfo) -> DBOSConfig:
+    return {
+        "name": APPLICATION,
+        "system_database_url": place.database,
+        "application_version": WORKFLOWS_VERSION,
+        "executor_id": info.name,
+        "serializer": serializer(),
+        "log_level": "WARNING",
+    }
+
+
+def _prepare_threads(device: str) -> None:
+    """Set what OpenMP and CUDA read when torch is first imported."""
+    # Two OpenMP pools on the same cores spin against each other: several times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    card = device.partition(":")[2]
+    if card:
+        os.environ["CUDA_VISIBLE_DEVICES"] = card
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m qpruner_core.worker",
+        description="Take jobs off the queue and run them on one device of this machine.",
+    )
+    parser.add_argument("--home", help="home folder; QPRUNER_HOME or ~/.qpruner by default")
+    parser.add_argument(
+        "--database", help="URL of the job database; QPRUNER_DATABASE or SQLite in the home"
+    )
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda or cuda:<number>; auto by default"
+    )
+    parser.add_argument(
+        "--with-parent", action="store_true", help="end when the process that started it ends"
+    )
+    return parser

@@ -1,0 +1,98 @@
+"""A real worker process whose line computes nothing: it counts, waits and fails as a test asks.
+
+A test asks by files in the run's folder: ``hold-<step>`` makes the step wait (it says so by a file
+``reached-<step>``) until the file is gone; ``refuse-<step>`` and ``break-<step>`` make it raise a
+sentence or a bug. ``begun.txt`` and ``ended.txt`` count what was run.
+"""
+
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+from threading import Event as Flag
+from types import SimpleNamespace
+
+from qpruner_core.domain.metrics import Metrics
+from qpruner_core.domain.progress import Progress
+from qpruner_core.domain.record import STEPS, Trial
+from qpruner_core.errors import InfeasibleBudgetError
+from qpruner_core.worker import Place, serve
+from qpruner_core.worker.process import leave
+
+N_SLOTS = 4
+
+
+class CountingLine:
+    """Does the eight steps by name only."""
+
+    def __init__(self, store, run_id, on_progress, should_stop):
+        self._store, self._run_id = store, run_id
+        self._folder = store.folder(run_id)
+        self._on_progress, self._should_stop = on_progress, should_stop
+
+    def _count(self, name, words):
+        with (self._folder / name).open("a") as file:
+            file.write(f"{words}\n")
+
+    def _ended(self):
+        path = self._folder / "ended.txt"
+        return path.read_text().split("\n") if path.exists() else []
+
+    def _work(self, words, step):
+        self._count("begun.txt", words)
+        self._on_progress(Progress(step=step, done=3, total=7, message=words))
+        if (self._folder / f"refuse-{words}").exists():
+            raise InfeasibleBudgetError("The budget is 1 MB; 2 MB are needed. Raise the budget.")
+        if (self._folder / f"break-{words}").exists():
+            raise KeyError("a name nobody knows")
+        hold = self._folder / f"hold-{words}"
+        if hold.exists():
+            (self._folder / f"reached-{words}").touch()
+        while hold.exists() and not self._should_stop():
+            Flag().wait(0.02)
+        self._count("ended.txt", words)
+
+    def record(self):
+        done = set(self._ended())
+        slots = {step: True if step in done else None for step in STEPS}
+        return SimpleNamespace(**slots)
+
+    def begin(self, spec, steps):
+        self._store.write(replace(self._store.read(self._run_id), spec=spec))
+        self._count("begun.txt", "begin " + "+".join(steps))
+
+    def step(self, name):
+        self._work(name, name)
+
+    def search_begin(self):
+        return N_SLOTS
+
+    def search_trial(self, slot):
+        self._work(f"slot-{slot}", "search")
+
+    def search_finish(self):
+        self._work("search", "search")
+
+    def measure(self, plan):
+        metrics = Metrics(loss=1.5, accuracy=0.5, weight_bytes=7, device="cpu")
+        return Trial(number=9, name="by hand", plan=plan, metrics=metrics)
+
+    def generate(self, prompt, trial):
+        return {"prompt": prompt, "original": prompt.upper(), "compressed": f"plan {trial}"}
+
+
+def main(home: str, *flags: str) -> None:
+    """Serve until SIGTERM."""
+    stop = Flag()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    folder = Path(home)
+    place = Place(
+        home=folder, database=f"sqlite:///{folder / 'jobs.db'}", device_key="cpu", device="cpu"
+    )
+    parent = int(flags[0]) if flags else None
+    serve(place, CountingLine, stop, parent)
+    leave(0)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,359 @@
+"""The queue against a real worker process: JSON all the way, killed, stopped, refused, resumed."""
+
+import json
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from threading import Event as Flag
+from time import monotonic
+
+import pytest
+
+from qpruner_core.domain.plan import PrecisionPlan
+from qpruner_core.domain.progress import Progress
+from qpruner_core.domain.record import STEPS
+from qpruner_core.domain.spec import ModelSpec, RunSpec, SearchSpec
+from qpruner_core.errors import BadInputError, NotReadyError, QPrunerError, UnknownNameError
+from qpruner_core.jobs import Jobs
+from qpruner_core.store.records import RunStore
+
+SPEC = RunSpec(model=ModelSpec(source="demo"))
+WORKER = Path(__file__).with_name("counting_worker.py")
+SLOTS = [f"slot-{n}" for n in range(4)]
+PATIENCE_SECONDS = 60.0
+
+
+def until(holds, what="that"):
+    """Look again and again until something holds; return what it said."""
+    limit = monotonic() + PATIENCE_SECONDS
+    while not (found := holds()):
+        assert monotonic() < limit, f"waited too long for {what}"
+        Flag().wait(0.05)
+    return found
+
+
+class Workplace:
+    """A home folder with its store, its job client and the workers started in it."""
+
+    def __init__(self, home: Path):
+        self.home = home
+        self.store = RunStore(home)
+        self.jobs = Jobs(home)
+        self._processes = []
+
+    def start(self, *flags):
+        process = subprocess.Popen(
+            [sys.executable, str(WORKER), str(self.home), *flags],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._processes.append(process)
+        return process
+
+    def run(self):
+        return self.store.create(SPEC).run_id
+
+    def file(self, run_id, name):
+        return self.store.folder(run_id) / name
+
+    def lines(self, run_id, name):
+        path = self.file(run_id, name)
+        return path.read_text().split() if path.exists() else []
+
+    def until_status(self, job_id, status):
+        return until(
+            lambda: (job := self.jobs.get(job_id)).status == status and job, f"status {status}"
+        )
+
+    def until_reached(self, run_id, step):
+        until(self.file(run_id, f"reached-{step}").exists, f"step {step}")
+
+    def close(self):
+        for process in self._processes:
+            process.kill()
+            process.communicate()
+        self.jobs.close()
+
+
+@pytest.fixture
+def place(tmp_path):
+    workplace = Workplace(tmp_path / "home")
+    yield workplace
+    workplace.close()
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """A workplace with one worker that all tests share; each uses runs of its own."""
+    workplace = Workplace(tmp_path_factory.mktemp("shared") / "home")
+    workplace.start()
+    yield workplace
+    workplace.close()
+
+
+def test_before_any_worker_there_is_an_empty_list_and_jobs_wait(place):
+    assert place.jobs.list() == []
+    assert place.jobs.workers() == ()
+    run_id = place.run()
+    job = place.jobs.get(place.jobs.start_line(run_id, STEPS, SPEC))
+    assert (job.status, job.kind, job.run_id, job.steps) == ("queued", "line", run_id, STEPS)
+    assert (job.progress, job.error, job.worker, job.device) == (None, "", "", "")
+    assert place.jobs.list(run_id) == [job]
+    assert place.jobs.list(place.run()) == []
+
+
+def test_a_line_job_runs_every_step_once_in_order_and_every_trial_is_a_step(served):
+    run_id = served.run()
+    asked = RunSpec(model=ModelSpec(source="demo"), search=SearchSpec(n_trials=3))
+    job = served.until_status(served.jobs.start_line(run_id, STEPS, asked), "done")
+    before, after = list(STEPS[:5]), list(STEPS[5:])
+    assert served.lines(run_id, "ended.txt") == before + SLOTS + after
+    assert served.store.read(run_id).spec == asked
+    assert (job.error, job.progress, job.device) == ("", None, "cpu")
+    assert job.worker == served.jobs.workers()[0].name
+    assert job.created_at <= job.updated_at
+    assert [e.progress.step for e in served.store.events(run_id) if e.progress.done == 3] == (
+        before + ["search"] * 5 + after[1:]
+    )
+    assert "export done" in served.store.log(run_id)
+
+
+def test_everything_the_engine_stores_is_json(served):
+    run_id = served.run()
+    served.file(run_id, "refuse-prune").touch()
+    jobs = [
+        served.jobs.start_line(run_id, STEPS[:3], SPEC),
+        served.jobs.start_measure(run_id, PrecisionPlan(precisions={"a": "nf4"})),
+    ]
+    served.until_status(jobs[0], "failed")
+    served.until_status(jobs[1], "done")
+    checked = 0
+    with sqlite3.connect(served.home / "jobs.db") as database:
+        tables = [
+            row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type='table'")
+        ]
+        for table in tables:
+            found = database.execute(f"SELECT * FROM {table}")  # noqa: S608 - names from the database
+            names = [column[0] for column in found.description]
+            for row in map(dict, (zip(names, values, strict=True) for values in found)):
+                for name in ("inputs", "output", "error", "value", "message"):
+                    if isinstance(row.get(name), str) and "serialization" in row:
+                        json.loads(row[name])
+                        assert row["serialization"] == "portable_json"
+                        checked += 1
+                assert not any(isinstance(value, bytes) for value in row.values())
+                assert not any(isinstance(v, str) and v.startswith("gA") for v in row.values())
+    database.close()
+    assert checked >= 8
+
+
+def test_a_running_job_tells_the_newest_progress(served):
+    run_id = served.run()
+    served.file(run_id, "hold-prune").touch()
+    job_id = served.jobs.start_line(run_id, STEPS[:3], SPEC)
+    served.until_reached(run_id, "prune")
+    expected = Progress(step="prune", done=3, total=7, message="prune")
+    assert served.jobs.get(job_id).progress == expected
+    served.file(run_id, "hold-prune").unlink()
+    served.until_status(job_id, "done")
+
+
+def test_a_refusal_fails_the_job_with_its_sentence_and_resuming_goes_on_there(served):
+    run_id = served.run()
+    served.file(run_id, "refuse-slot-2").touch()
+    job_id = served.jobs.start_line(run_id, STEPS, SPEC)
+    job = served.until_status(job_id, "failed")
+    assert job.error == "The budget is 1 MB; 2 MB are needed. Raise the budget."
+    assert served.lines(run_id, "begun.txt").count("slot-2") == 1
+    with pytest.raises(QPrunerError, match="Raise the budget"):
+        served.jobs.result(job_id)
+    served.file(run_id, "refuse-slot-2").unlink()
+    served.jobs.resume(job_id)
+    served.until_status(job_id, "done")
+    assert served.lines(run_id, "ended.txt") == [*STEPS[:5], *SLOTS, *STEPS[5:]]
+
+
+def test_a_bug_fails_the_job_with_one_sentence_and_its_traceback_is_in_the_log(served):
+    run_id = served.run()
+    served.file(run_id, "break-score").touch()
+    job_id = served.jobs.start_line(run_id, STEPS[:2], SPEC)
+    job = served.until_status(job_id, "failed")
+    assert "a bug of ours (KeyError" in job.error
+    assert "Traceback" not in job.error
+    assert "Traceback" in served.store.log(run_id)
+    assert "counting_worker.py" in served.store.log(run_id)
+
+
+def test_cancelling_ends_a_long_step_soon_and_resuming_goes_on_after_it(served):
+    run_id = served.run()
+    served.file(run_id, "hold-recover").touch()
+    job_id = served.jobs.start_line(run_id, STEPS, SPEC)
+    served.until_reached(run_id, "recover")
+    served.jobs.cancel(job_id)
+    until(lambda: "recover" in served.lines(run_id, "ended.txt"), "the step to end by itself")
+    assert served.jobs.get(job_id).status == "cancelled"
+    assert "export" not in served.lines(run_id, "begun.txt")
+    served.file(run_id, "hold-recover").unlink()
+    served.jobs.resume(job_id)
+    served.until_status(job_id, "done")
+    assert served.lines(run_id, "ended.txt") == [*STEPS[:5], *SLOTS, *STEPS[5:]]
+
+
+def test_a_cancelled_search_stops_after_its_trial_and_resumes_with_the_next(served):
+    run_id = served.run()
+    served.file(run_id, "hold-slot-1").touch()
+    job_id = served.jobs.start_line(run_id, ("search",), SPEC)
+    served.until_reached(run_id, "slot-1")
+    served.jobs.cancel(job_id)
+    served.file(run_id, "hold-slot-1").unlink()
+    until(lambda: "slot-1" in served.lines(run_id, "ended.txt"), "the trial to end")
+    other = served.run()
+    served.until_status(served.jobs.start_line(other, ("load",), SPEC), "done")
+    assert "slot-2" not in served.lines(run_id, "begun.txt")
+    served.jobs.resume(job_id)
+    served.until_status(job_id, "done")
+    # The trial under way was asked for again; the study knows that it is done.
+    assert served.lines(run_id, "ended.txt") == [*SLOTS[:2], *SLOTS[1:], "search"]
+
+
+def test_only_an_ended_job_can_be_resumed(served):
+    run_id = served.run()
+    job_id = served.jobs.start_line(run_id, ("load",), SPEC)
+    served.until_status(job_id, "done")
+    with pytest.raises(BadInputError, match="is done"):
+        served.jobs.resume(job_id)
+    served.jobs.cancel(job_id)
+    assert served.jobs.get(job_id).status == "done"
+
+
+def test_a_plan_by_hand_and_a_prompt_give_their_results(served):
+    run_id = served.run()
+    plan = PrecisionPlan(precisions={"a": "nf4"})
+    measured = served.jobs.start_measure(run_id, plan)
+    said = served.jobs.start_generate(run_id, "the cat", 3)
+    served.until_status(measured, "done")
+    served.until_status(said, "done")
+    assert served.jobs.result(measured)["plan"] == {"precisions": {"a": "nf4"}}
+    assert served.jobs.result(said) == {
+        "prompt": "the cat",
+        "original": "THE CAT",
+        "compressed": "plan 3",
+    }
+
+
+def test_a_deleted_run_fails_its_job_with_a_sentence(served):
+    run_id = served.run()
+    served.file(run_id, "hold-load").touch()
+    first = served.jobs.start_line(run_id, ("load",), SPEC)
+    served.until_reached(run_id, "load")
+    later = served.jobs.start_line(run_id, ("score",), SPEC)
+    served.file(run_id, "hold-load").unlink()
+    served.until_status(first, "done")
+    served.until_status(later, "done")
+    gone = served.run()
+    served.store.delete(gone)
+    with pytest.raises(BadInputError, match="There is no run"):
+        served.jobs.start_line(gone, ("load",), SPEC)
+
+
+def test_forgetting_a_run_removes_its_jobs_and_no_others(place):
+    run_id, other = place.run(), place.run()
+    place.jobs.start_line(run_id, ("load",), SPEC)
+    kept = place.jobs.start_line(other, ("load",), SPEC)
+    place.jobs.forget(run_id)
+    assert [job.job_id for job in place.jobs.list()] == [kept]
+    place.jobs.forget(run_id)
+
+
+@pytest.mark.parametrize("steps", [(), ("bake",), ("score", "load"), ("load", "load")])
+def test_steps_that_are_no_part_of_the_line_are_refused(place, steps):
+    with pytest.raises(BadInputError, match="no part of the line"):
+        place.jobs.start_line(place.run(), steps, SPEC)
+
+
+def test_an_unknown_strategy_is_refused_before_it_is_queued(place):
+    spec = RunSpec(model=ModelSpec(source="demo"), search=SearchSpec(strategy="luck"))
+    with pytest.raises(UnknownNameError, match="luck"):
+        place.jobs.start_line(place.run(), STEPS, spec)
+    assert place.jobs.list() == []
+
+
+def test_unknown_jobs_and_results_too_early_are_answered_with_a_sentence(place):
+    for ask in (place.jobs.get, place.jobs.cancel, place.jobs.resume, place.jobs.result):
+        with pytest.raises(BadInputError, match="There is no job"):
+            ask("20261124-101500-demo-3f2a.line.00000000")
+    with pytest.raises(NotReadyError, match="is queued"):
+        place.jobs.result(place.jobs.start_line(place.run(), ("load",), SPEC))
+    with pytest.raises(BadInputError, match="is no run"):
+        place.jobs.list("../..")
+
+
+def test_a_database_that_does_not_answer_is_a_sentence_without_its_password(tmp_path):
+    with pytest.raises(NotReadyError, match="does not answer") as refused:
+        Jobs(tmp_path, "postgresql://me:secret@127.0.0.1:1/none")
+    assert "secret" not in str(refused.value)
+
+
+def test_killed_in_the_middle_of_a_step_the_restarted_worker_takes_it_up_there(place):
+    run_id = place.run()
+    place.file(run_id, "hold-evaluate").touch()
+    job_id = place.jobs.start_line(run_id, STEPS, SPEC)
+    first = place.start()
+    place.until_reached(run_id, "evaluate")
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    until(lambda: place.jobs.workers() == (), "the dead worker to be gone from the list")
+    place.file(run_id, "hold-evaluate").unlink()
+    place.start()
+    place.until_status(job_id, "done")
+    assert place.lines(run_id, "ended.txt") == [*STEPS[:5], *SLOTS, *STEPS[5:]]
+    begun = place.lines(run_id, "begun.txt")
+    assert begun.count("evaluate") == 2
+    assert all(begun.count(step) == 1 for step in (*STEPS[:4], *SLOTS, *STEPS[5:], "begin"))
+
+
+def test_killed_in_the_middle_of_a_search_finished_trials_stay_finished(place):
+    run_id = place.run()
+    place.file(run_id, "hold-slot-2").touch()
+    job_id = place.jobs.start_line(run_id, ("search",), SPEC)
+    first = place.start()
+    place.until_reached(run_id, "slot-2")
+    first.kill()
+    first.wait()
+    place.file(run_id, "hold-slot-2").unlink()
+    place.start()
+    place.until_status(job_id, "done")
+    assert place.lines(run_id, "ended.txt") == [*SLOTS, "search"]
+
+
+def test_told_to_end_a_worker_ends_soon_and_its_job_goes_on_with_the_next(place):
+    run_id = place.run()
+    place.file(run_id, "hold-score").touch()
+    job_id = place.jobs.start_line(run_id, STEPS[:2], SPEC)
+    first = place.start()
+    place.until_reached(run_id, "score")
+    first.terminate()
+    assert first.wait(timeout=5) == 0
+    assert place.jobs.workers() == ()
+    assert place.jobs.get(job_id).status == "running"
+    place.file(run_id, "hold-score").unlink()
+    place.start()
+    place.until_status(job_id, "done")
+    assert place.lines(run_id, "ended.txt") == ["load", "score"]
+
+
+def test_a_device_has_one_worker(served):
+    until(served.jobs.workers, "the worker")
+    second = served.start()
+    _, said = second.communicate(timeout=30)
+    assert second.returncode != 0
+    assert "already running on this machine" in said
+    assert len(served.jobs.workers()) == 1
+
+
+def test_a_worker_can_end_with_the_process_that_started_it(place):
+    """Its parent is not the process that it was told to stay with."""
+    orphan = place.start("1")
+    assert orphan.wait(timeout=30) == 0
