@@ -42,7 +42,7 @@ CRITERIA: Registry[Any] = Registry(
         title="Random (control)",
         summary="A seeded random score: what any criterion has to beat.",
         target="qpruner_core.importance.random:RandomCriterion",
-        facts={"scores": "units", "needs": "weights"},
+        facts={"scores": "units", "needs": "weights", "takes_seed": True},
     ),
     Entry(
         name="mutual_information",
@@ -60,7 +60,7 @@ CRITERIA: Registry[Any] = Registry(
             Option("n_neighbors", default=3, low=1, high=20, help="Neighbours of the estimator."),
             Option("n_samples", default=1024, low=64, high=65536, help="Token positions sampled."),
         ),
-        facts={"scores": "layers", "needs": "activations"},
+        facts={"scores": "layers", "needs": "activations", "takes_seed": True},
     ),
     Entry(
         name="block_influence",
@@ -70,7 +70,8 @@ CRITERIA: Registry[Any] = Registry(
         facts={"scores": "layers", "needs": "activations"},
     ),
 )
-"""Facts: ``scores`` is ``units`` or ``layers``; ``needs`` is ``weights``, ``gradients`` or ``activations``."""
+"""Facts: ``scores`` is ``units`` or ``layers``; ``needs`` is ``weights``, ``gradients`` or
+``activations``; ``takes_seed`` says whether the target is called with a ``seed`` beside its options."""
 
 ARCHITECTURES: Registry[Callable[[Mapping[str, Any]], ModelLayout]] = Registry(
     "architecture",

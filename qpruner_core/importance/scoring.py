@@ -1,0 +1,212 @@
+"""All chosen criteria in as few passes as they need: at most one forward, one with gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from qpruner_core.catalog import CRITERIA
+from qpruner_core.domain.layout import ModelLayout
+from qpruner_core.domain.progress import OnProgress, Progress, silent
+from qpruner_core.domain.record import ImportanceCell
+from qpruner_core.domain.spec import ImportanceSpec
+from qpruner_core.errors import BadInputError, NonFiniteLossError
+from qpruner_core.importance.passes import forward_pass, gradient_pass, n_batches
+from qpruner_core.models.coupled import coupled_groups
+from qpruner_core.registry import OptionValue
+
+if TYPE_CHECKING:
+    from qpruner_core.importance import LayerSignal, UnitCriterion
+
+Values = NDArray[np.float32]
+
+MODULES = {"kv_heads": "attention", "mlp_channels": "mlp"}
+"""Kind of unit -> module of the importance table."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """What every unit and layer is worth under the chosen criteria."""
+
+    unit_scores: Mapping[str, Mapping[str, Values]]
+    """Criterion -> group name -> importance of its units, float32 (n_units,), finite, >= 0."""
+    layer_scores: Mapping[str, Values]
+    """Layer signal -> value per layer, float32 (n_layers,), finite, >= 0."""
+    n_tokens: int
+    """Calibration tokens seen."""
+    kinds: Mapping[str, tuple[int, str]]
+    """Group name -> decoder layer and kind of unit."""
+
+
+def score(
+    model: nn.Module,
+    layout: ModelLayout,
+    ids: torch.Tensor,
+    spec: ImportanceSpec,
+    on_progress: OnProgress = silent,
+) -> Scores:
+    """Score every unit and layer by all criteria of a spec.
+
+    Args:
+        model: The model; left as found.
+        layout: Its layout.
+        ids: Calibration tokens, int64 (n, T), on any device.
+        spec: Criteria, their options and the seed.
+        on_progress: Told after every micro-batch and every criterion.
+
+    Raises:
+        NonFiniteLossError: A loss, an activation or a score is not finite.
+        DataTooShortError: There is no calibration text.
+        UnknownNameError: A criterion has no entry.
+    """
+    ids = ids.to(next(model.parameters()).device)
+    wanted = _Wanted.of(spec)
+    ticker = _Ticker(on_progress, wanted.n_pieces(n_batches(ids)))
+    units: dict[str, Mapping[str, Values]] = {}
+    layers: dict[str, Values] = {}
+    gradients = (
+        gradient_pass(model, layout, ids, ticker.batch("Gradients"))
+        if wanted.needs_gradients
+        else nullcontext()
+    )
+    with gradients:
+        for name, criterion in wanted.criteria.items():
+            units[name] = _score_units(name, criterion, model, layout)
+            ticker.tick(f"Scored by {name}")
+    if wanted.signals:
+        signals = list(wanted.signals.values())
+        forward_pass(model, layout, ids, signals, ticker.batch("Activations"))
+        for name, signal in wanted.signals.items():
+            layers[name] = _finite(name, "the layers", signal.values())
+            ticker.tick(f"Scored by {name}")
+    return Scores(
+        unit_scores=units,
+        layer_scores=layers,
+        n_tokens=ids.numel(),
+        kinds={group.name: (group.layer, group.kind) for group in layout.groups},
+    )
+
+
+def layer_signal(
+    name: str,
+    model: nn.Module,
+    layout: ModelLayout,
+    ids: torch.Tensor,
+    options: Mapping[str, OptionValue] | None = None,
+    seed: int = 0,
+) -> Values:
+    """Return one layer signal of a model, pruned or not, float32 (n_layers,).
+
+    Args:
+        name: Catalogue name of a criterion that scores layers.
+        model: The model; left as found.
+        layout: Its layout as it is now.
+        ids: Calibration tokens, int64 (n, T), on any device.
+        options: Options of the criterion; defaults for those not given.
+        seed: Seed of everything random in it.
+
+    Raises:
+        NonFiniteLossError: An activation is not finite.
+        BadInputError: The criterion scores units, not layers.
+    """
+    if CRITERIA.entry(name).facts["scores"] != "layers":
+        raise BadInputError(
+            f"A signal per layer was asked of {name!r}, which scores units. Choose one of "
+            f"{', '.join(entry.name for entry in CRITERIA if entry.facts['scores'] == 'layers')}."
+        )
+    spec = ImportanceSpec(criteria=(name,), options={name: options or {}}, seed=seed)
+    return score(model, layout, ids, spec).layer_scores[name]
+
+
+def table(scores: Scores) -> tuple[ImportanceCell, ...]:
+    """Return the importance table: means over a module's units, and layer signals as they are."""
+    cells = []
+    for criterion, groups in scores.unit_scores.items():
+        for name, values in groups.items():
+            layer, kind = scores.kinds[name]
+            value = float(values.mean(dtype=np.float64))
+            cells.append(
+                ImportanceCell(layer=layer, module=MODULES[kind], criterion=criterion, value=value)
+            )
+    for criterion, values in scores.layer_scores.items():
+        cells += [
+            ImportanceCell(layer=layer, module="layer", criterion=criterion, value=float(value))
+            for layer, value in enumerate(values)
+        ]
+    return tuple(cells)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """The criteria of a spec, made and sorted by what they score."""
+
+    criteria: Mapping[str, UnitCriterion]
+    signals: Mapping[str, LayerSignal]
+    needs_gradients: bool
+
+    @classmethod
+    def of(cls, spec: ImportanceSpec) -> _Wanted:
+        """Make every criterion of a spec, in its order."""
+        made = {name: _create(name, spec) for name in spec.criteria}
+        facts = {name: CRITERIA.entry(name).facts for name in made}
+        return cls(
+            criteria={n: made[n] for n in made if facts[n]["scores"] == "units"},
+            signals={n: made[n] for n in made if facts[n]["scores"] == "layers"},
+            needs_gradients=any(f["needs"] == "gradients" for f in facts.values()),
+        )
+
+    def n_pieces(self, batches: int) -> int:
+        """Return how many pieces of work are reported for that many micro-batches per pass."""
+        passes = int(self.needs_gradients) + int(bool(self.signals))
+        return passes * batches + len(self.criteria) + len(self.signals)
+
+
+class _Ticker:
+    """Counts finished pieces and reports them."""
+
+    def __init__(self, on_progress: OnProgress, total: int) -> None:
+        self._on_progress = on_progress
+        self._total = total
+        self._done = 0
+
+    def tick(self, message: str) -> None:
+        self._done += 1
+        self._on_progress(
+            Progress(step="score", done=self._done, total=self._total, message=message)
+        )
+
+    def batch(self, message: str) -> Callable[[], None]:
+        return partial(self.tick, message)
+
+
+def _create(name: str, spec: ImportanceSpec) -> Any:
+    options = CRITERIA.options(name, spec.options.get(name, {}))
+    seed = {"seed": spec.seed} if CRITERIA.entry(name).facts.get("takes_seed") else {}
+    return CRITERIA.target(name)(**options, **seed)
+
+
+def _score_units(
+    name: str, criterion: UnitCriterion, model: nn.Module, layout: ModelLayout
+) -> dict[str, Values]:
+    return {
+        group.name: _finite(name, repr(group.name), criterion.score(group).float().cpu().numpy())
+        for group in coupled_groups(model, layout)
+    }
+
+
+def _finite(name: str, where: str, values: Values) -> Values:
+    if not np.isfinite(values).all():
+        raise NonFiniteLossError(
+            f"While scoring, the criterion {name!r} gave values for {where} that are not finite "
+            f"numbers. The weights or gradients overflow: run the model in float32, or choose "
+            f"another criterion."
+        )
+    return values
