@@ -91,7 +91,9 @@ class _Ladder:
         """Return the units that stay, ascending, when the group is left with that width."""
         if self.order is None:
             return tuple(range(width))
-        return tuple(np.sort(self.order[self.group.n_units - width :]).tolist())
+        stays = np.ones(self.group.n_units, dtype=bool)
+        stays[self.order[: self.group.n_units - width]] = False
+        return tuple(np.flatnonzero(stays).tolist())
 
 
 def select(layout: ModelLayout, scores: Scores | None, spec: PruningSpec) -> Selection:
