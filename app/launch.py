@@ -146,8 +146,8 @@ def check_port(port: int) -> None:
         except (OSError, OverflowError) as error:
             why = getattr(error, "strerror", None) or str(error)
             raise BadInputError(
-                f"Port {port} on {HOST} cannot be used ({why}). A free port is needed: stop the app "
-                f"that listens there, or name another port, as in 'make run PORT={port + 1}'."
+                f"Port {port} on {HOST} cannot be used ({why}). A free port is needed: stop the "
+                f"app that listens there, or name another, as in 'make run PORT={port + 1}'."
             ) from error
 
 
