@@ -1,4 +1,6 @@
-"""What all pictures share: margins, a byte axis, and how a value that can be clicked is laid over a picture."""
+"""What all pictures share: margins, a byte axis, and how a value that can be clicked is laid over
+a picture.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ def figure(height: int, legend: bool = True) -> go.Figure:
 
 
 def byte_ticks(low: float, high: float) -> list[float]:
-    """Return round positions for a byte axis: steps of 1, 2 or 5 times a power of two of the unit."""
+    """Return round positions for a byte axis: steps of 1, 2 or 5 times a power of two of the
+    unit.
+    """
     span = max(high - low, 1.0)
     unit = 2.0 ** (10 * floor(log2(max(span / 2, 1.0)) / 10))
     rough = span / unit / N_TICKS

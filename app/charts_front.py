@@ -59,10 +59,13 @@ def front(found: Sequence[Point], view: FrontView) -> go.Figure:
         if ringed is not None:
             made.add_trace(_ring(ringed, view.objective, word))
     _axes(made, found, view)
-    named = [point for point in found if point.kind != points.PLAN]
+    # Names of one run alone: those of the others would stand on the same spots.
+    named = [p for p in found if p.kind != points.PLAN and p.run_id == found[0].run_id]
     spots = [(float(p.metrics.weight_bytes), value(p, view.objective)) for p in named]
     others = [(float(p.metrics.weight_bytes), value(p, view.objective)) for p in found]
-    for annotation in labels.place([point.name for point in named], spots, others):
+    for annotation in labels.place(
+        [point.name for point in named], spots, others, wall=view.budget_bytes
+    ):
         made.add_annotation(annotation)
     return made
 

@@ -1,4 +1,6 @@
-"""Pictures of the importance table: heatmap, agreement between criteria, units of one block, sensitivities."""
+"""Pictures of the importance table: heatmap, agreement between criteria, units of one block,
+sensitivities.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from qpruner_core.domain.record import SensitivityCell
 def heatmap(
     rows: Sequence[Row], n_layers: int, chosen: tuple[str, int] | None = None
 ) -> go.Figure:
-    """Return layers across, one row per criterion and module; each row is coloured against its own maximum.
+    """Return layers across, one row per criterion and module; each row is coloured against its
+    own maximum.
 
     Clicks arrive as ``"<row key>@<layer>"``.
     """
@@ -84,7 +87,9 @@ def _ring_cell(made: go.Figure, rows: Sequence[Row], key: str, layer: int) -> No
 
 
 def agreement(correlation: pd.DataFrame) -> go.Figure:
-    """Return Spearman's rank correlation between the rows of the table, in [-1, 1], as numbers on colour."""
+    """Return Spearman's rank correlation between the rows of the table, in [-1, 1], as numbers on
+    colour.
+    """
     names = list(correlation.columns)
     values = correlation.to_numpy(dtype=float)
     made = charts_base.figure(110 + 40 * len(names), legend=False)
@@ -144,7 +149,9 @@ def units(scores: np.ndarray, kept: Sequence[int] | None, unit_word: str) -> go.
 
 
 def sensitivities(cells: Sequence[SensitivityCell], labels: Mapping[str, str]) -> go.Figure:
-    """Return the measured loss increase of search units at every precision, one colour per precision."""
+    """Return the measured loss increase of search units at every precision, one colour per
+    precision.
+    """
     made = charts_base.figure(260)
     for precision in dict.fromkeys(cell.precision for cell in cells):
         mine = [cell for cell in cells if cell.precision == precision]

@@ -5,9 +5,8 @@ from __future__ import annotations
 import plotly.graph_objects as go
 
 from app import charts_base, palette
-from qpruner_core.catalog import PRECISIONS
+from qpruner_core.catalog import PRECISIONS, precision_formats
 from qpruner_core.domain.footprint import format_bytes
-from qpruner_core.catalog import precision_formats
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.plan import PrecisionPlan
 
@@ -16,7 +15,9 @@ N_NAMED_LAYERS = 16
 
 
 def layer_map(layout: ModelLayout, plan: PrecisionPlan) -> go.Figure:
-    """Return layers across and Linears down, one colour per precision; names in the cells where they fit."""
+    """Return layers across and Linears down, one colour per precision; names in the cells where
+    they fit.
+    """
     roles = list(dict.fromkeys(linear.role for linear in layout.linears))
     names = [name for name in PRECISIONS.names() if name in set(plan.precisions.values())]
     formats = precision_formats()

@@ -81,7 +81,8 @@ def before_after(before: Metrics, after: Metrics, words: tuple[str, str]) -> go.
                     "color": palette.MUTED,
                 },
                 customdata=[result.n_items for result in results],
-                hovertemplate=f"%{{x}}, {word}: %{{y:.1%}} of %{{customdata}} items<extra></extra>",
+                hovertemplate=f"%{{x}}, {word}: %{{y:.1%}} of %{{customdata}} items"
+                "<extra></extra>",
             )
         )
     made.update_layout(

@@ -26,7 +26,9 @@ _FIRST_DAY = (1980, 1, 1, 0, 0, 0)
 
 
 class _Tray(io.RawIOBase):
-    """Takes what the zip writer gives out until the server carries it off; cannot seek, so nothing is rewritten."""
+    """Takes what the zip writer gives out until the server carries it off; cannot seek, so
+    nothing is rewritten.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,17 +61,20 @@ def export_folder(store_home: Path, run_id: str, name: str) -> Path:
     """
     if not (_PLAIN_NAME.fullmatch(run_id) and _PLAIN_NAME.fullmatch(name)):
         raise ModelNotFoundError(
-            "The download's name holds characters that no export has. Use the link on the Export page."
+            "The download's name holds characters that no export has. Use the link on the Export "
+            "page."
         )
     outcome = RunStore(store_home).read(run_id).export
     if outcome is None or name != zip_name(run_id, outcome.spec.format):
         raise NotReadyError(
-            f"Run {run_id} has no finished export named {name}. Export it first, on the Export page."
+            f"Run {run_id} has no finished export named {name}. Export it first, on the Export "
+            "page."
         )
     folder = Path(outcome.path).resolve()
     if not folder.is_relative_to(store_home.resolve()):
         raise NotReadyError(
-            f"This export lies in {folder}, outside the home folder, and is not sent over the network. "
+            f"This export lies in {folder}, outside the home folder, and is not sent over the "
+            "network. "
             f"Copy it from there, or export again without a folder of your own."
         )
     if not folder.is_dir():
@@ -83,7 +88,9 @@ def files_of(folder: Path) -> list[Path]:
 
 
 def zip_blocks(folder: Path, empty: bool = False) -> Iterator[bytes]:
-    """Yield a zip of the folder block by block; `empty` writes the same entries without their content."""
+    """Yield a zip of the folder block by block; `empty` writes the same entries without their
+    content.
+    """
     tray = _Tray()
     with zipfile.ZipFile(tray, "w", zipfile.ZIP_STORED) as archive:
         for path in files_of(folder):
@@ -99,7 +106,9 @@ def zip_blocks(folder: Path, empty: bool = False) -> Iterator[bytes]:
 
 
 def zip_bytes(folder: Path) -> int | None:
-    """Return the length of the zip in bytes; None where large entries would change its directory."""
+    """Return the length of the zip in bytes; None where large entries would change its
+    directory.
+    """
     content = sum(path.stat().st_size for path in files_of(folder))
     if content > zipfile.ZIP64_LIMIT // 2:
         return None

@@ -1,4 +1,6 @@
-"""Widgets in, domain values out, for what runs, scoring and pruning ask; every field carries its tooltip."""
+"""Widgets in, domain values out, for what runs, scoring and pruning ask; every field carries its
+tooltip.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +75,8 @@ def _with_trust(source: str, revision: str | None) -> ModelSpec | None:
     trust = st.checkbox("Trust remote code", value=False, help=tip("trust_remote_code"))
     if trust:
         st.warning(
-            "Python files that come with this model will run on the worker with its rights. Tick this only "
+            "Python files that come with this model will run on the worker with its rights. Tick "
+            "this only "
             "for a repository whose files you have read."
         )
     if not source:
@@ -101,7 +104,9 @@ def importance_form(spec: ImportanceSpec) -> ImportanceSpec:
 
 
 def pruning_form(spec: PruningSpec, n_layers: int, scored: Sequence[str]) -> PruningSpec:
-    """Ask for ratio, criterion, scope, shape and protected layers; answers at once on every move."""
+    """Ask for ratio, criterion, scope, shape and protected layers; answers at once on every
+    move.
+    """
     units = [entry.name for entry in CRITERIA if entry.facts["scores"] == "units"]
     offered = [name for name in units if name in scored] or units
     ratio = st.slider(

@@ -45,7 +45,8 @@ def budget_slider(
     )
     chosen = int(percent / 100 * dense_bytes)
     st.caption(
-        f"{wording.size(chosen)} of {wording.size(dense_bytes)}; the smallest plan of this search needs "
+        f"{wording.size(chosen)} of {wording.size(dense_bytes)}; the smallest plan of this search "
+        "needs "
         f"{wording.size(smallest_bytes)} (estimated)."
     )
     return chosen

@@ -1,6 +1,8 @@
-"""Where names stand beside their points: the first free of a few places, so that names never cover each other.
+"""Where names stand beside their points: the first free of a few places, so that names never
+cover each other.
 
-Works in shares of the picture, as the browser decides its real size; names that find no free place stand where
+Works in shares of the picture, as the browser decides its real size; names that find no free
+place stand where
 they cover least.
 """
 
@@ -52,7 +54,10 @@ class _Box:
 
 
 def place(
-    names: Sequence[str], spots: Sequence[Spot], points: Sequence[Spot]
+    names: Sequence[str],
+    spots: Sequence[Spot],
+    points: Sequence[Spot],
+    wall: float | None = None,
 ) -> list[dict[str, object]]:
     """Return one Plotly annotation per name.
 
@@ -60,15 +65,19 @@ def place(
         names: What is written.
         spots: Data coordinates of the named points.
         points: Data coordinates of all points, which names should not cover.
+        wall: Where a line from top to bottom stands, which names should not cross.
     """
     if not names:
         return []
     to_pixels = _scale(points)
     taken = [_around(to_pixels(point)) for point in points]
+    if wall is not None:
+        at = to_pixels((wall, points[0][1]))[0]
+        taken.append(_Box(at - 3, 0.0, at + 3, HEIGHT))
     made = []
     for name, spot in zip(names, spots, strict=True):
-        at = to_pixels(spot)
-        boxes = {offset: _box(at, offset, len(name)) for offset in _PLACES}
+        here = to_pixels(spot)
+        boxes = {offset: _box(here, offset, len(name)) for offset in _PLACES}
         best = min(boxes, key=lambda o: (_cost(boxes[o], taken), _PLACES.index(o)))
         taken.append(boxes[best])
         made.append(_annotation(name, spot, best))

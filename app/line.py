@@ -19,7 +19,8 @@ def steps_until(record: RunRecord, goal: str, redo: str | None = None) -> tuple[
     Args:
         record: The run as it stands.
         goal: The last step to run.
-        redo: An earlier step whose result no longer fits what is asked for; None when all of them do.
+        redo: An earlier step whose result no longer fits what is asked for; None when all of them
+            do.
     """
     last = STEPS.index(goal)
     empty = (STEPS.index(step) for step in STEPS[:last] if getattr(record, step) is None)

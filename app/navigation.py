@@ -75,7 +75,8 @@ def entry(key: str) -> PageEntry:
 def page(key: str) -> Page:
     """Return a page as Streamlit wants it, for the menu, links and switches alike.
 
-    The path is absolute: beside the entry script a `pages/` folder would be taken for the old automatic menu.
+    The path is absolute: beside the entry script a `pages/` folder would be taken for the old
+    automatic menu.
     """
     found = entry(key)
     return st.Page(

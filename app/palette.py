@@ -15,9 +15,8 @@ MUTED = "#8b98a9"
 TRIAL = "#8b5cf6"
 RUNS = ("#8b5cf6", "#06b6d4", "#ec4899", "#84cc16", "#f97316", "#6366f1", "#14b8a6", "#d946ef")
 RISING: tuple[tuple[float, str], ...] = (
-    (0.0, "rgba(16, 185, 129, 0.07)"),
-    (0.5, "rgba(16, 185, 129, 0.55)"),
-    (1.0, "rgba(4, 120, 87, 1.0)"),
+    (0.0, "rgba(16, 185, 129, 0.06)"),
+    (1.0, "rgba(16, 185, 129, 1.0)"),
 )
 """From nothing to all, for values that only grow."""
 

@@ -1,4 +1,6 @@
-"""What a run puts on the accuracy-versus-memory front: measured plans, baselines and the result of recovery."""
+"""What a run puts on the accuracy-versus-memory front: measured plans, baselines and the result
+of recovery.
+"""
 
 from __future__ import annotations
 
@@ -109,7 +111,8 @@ def hover(point: Point) -> str:
     """Return what a person reads over a point; every number is measured."""
     metrics = point.metrics
     tasks = (
-        f"<br>accuracy {wording.percent(metrics.accuracy)} ± {100 * metrics.standard_error:.1f} points"
+        f"<br>accuracy {wording.percent(metrics.accuracy)} ± {100 * metrics.standard_error:.1f} "
+        "points"
         if metrics.tasks or metrics.accuracy
         else ""
     )

@@ -1,6 +1,7 @@
 """The server: Streamlit's pages and, beside them, a route that streams downloads from disk.
 
-`python -m app.server` from the repository root; `streamlit run app/main.py` works too, without the route.
+`python -m app.server` from the repository root; `streamlit run app/main.py` works too, without
+the route.
 """
 
 from __future__ import annotations
@@ -26,10 +27,13 @@ _LOG = logging.getLogger(__name__)
 
 
 def say_it_is_a_bug(error: Exception) -> bool:
-    """Show a sentence in place of a traceback, which goes to the server's log; return that it was shown."""
+    """Show a sentence in place of a traceback, which goes to the server's log; return that it was
+    shown.
+    """
     _LOG.error("a page failed", exc_info=error)
     st.error(
-        f"This page met an error of ours ({type(error).__name__}). Your runs are safe. Reload the page; if it "
+        f"This page met an error of ours ({type(error).__name__}). Your runs are safe. Reload the "
+        "page; if it "
         f"comes back, the server's log holds the details for a report.",
         icon=":material/bug_report:",
     )

@@ -1,6 +1,8 @@
-"""What the pages read and whom they ask: one store and one job client per server, answers kept while they hold.
+"""What the pages read and whom they ask: one store and one job client per server, answers kept
+while they hold.
 
-Nothing here imports torch; computing belongs to the worker, the exceptions are estimates from a layout.
+Nothing here imports torch; computing belongs to the worker, the exceptions are estimates from a
+layout.
 """
 
 from __future__ import annotations
@@ -12,8 +14,8 @@ import streamlit as st
 
 from app import line, wording
 from qpruner_core.domain.layout import ModelLayout
-from qpruner_core.domain.record import ModelCard, QuantizationOutcome, RunRecord, Trial
 from qpruner_core.domain.progress import Progress
+from qpruner_core.domain.record import ModelCard, QuantizationOutcome, RunRecord, Trial
 from qpruner_core.domain.spec import ModelSpec, PruningSpec
 from qpruner_core.inspection import inspect_model
 from qpruner_core.jobs import Job, Jobs
@@ -50,7 +52,9 @@ def jobs() -> Jobs:
 
 
 def job_under_way(run_id: str) -> Job | None:
-    """Return the job of a run that waits or runs, the newest first; None when nothing is under way."""
+    """Return the job of a run that waits or runs, the newest first; None when nothing is under
+    way.
+    """
     return next((job for job in jobs().list(run_id) if line.is_under_way(job)), None)
 
 
@@ -72,14 +76,18 @@ def _card(spec: ModelSpec) -> ModelCard:
 
 
 def model_card(spec: ModelSpec) -> ModelCard:
-    """Return what config and headers say about a model; a local folder must be one the server allows."""
+    """Return what config and headers say about a model; a local folder must be one the server
+    allows.
+    """
     if spec.source != "demo" and Path(spec.source).expanduser().exists():
         check_allowed(Path(spec.source).expanduser())
     return _card(spec)
 
 
 def live_trials(record: RunRecord) -> tuple[Trial, ...]:
-    """Return baselines and trials of a run's study as they stand now, while the search still runs too."""
+    """Return baselines and trials of a run's study as they stand now, while the search still runs
+    too.
+    """
     known = store().read_value(record.run_id, record.baselines_name, tuple[Trial, ...])
     return (*(known or ()), *_reader(store().study_url(), record.study_name).read())
 
@@ -109,7 +117,9 @@ def _newest_attempt(run_id: str, step: str) -> list[Event]:
 
 
 def unit_scores(record: RunRecord, criterion: str) -> dict[str, np.ndarray] | None:
-    """Return group name -> scores (n_units,) of one criterion; None when it has not been scored."""
+    """Return group name -> scores (n_units,) of one criterion; None when it has not been
+    scored.
+    """
     if record.score is None:
         return None
     arrays = _arrays(str(home()), record.run_id, record.score.unit_scores)

@@ -22,7 +22,9 @@ def run_id() -> str | None:
 
 
 def choose_run(chosen: str | None) -> None:
-    """Make a run the chosen one, here and in the address; selections of the run before are dropped."""
+    """Make a run the chosen one, here and in the address; selections of the run before are
+    dropped.
+    """
     if chosen != st.session_state.get(_RUN):
         for name in ("trial", "other", "layer", "criterion", "module"):
             st.query_params.pop(name, None)
@@ -55,7 +57,9 @@ def select(name: str, value: object) -> None:
 
 
 def picked(chart_key: str) -> str | None:
-    """Return what was clicked in a chart (the point's ``customdata``); None when the click cleared it."""
+    """Return what was clicked in a chart (the point's ``customdata``); None when the click
+    cleared it.
+    """
     event = st.session_state.get(chart_key)
     found = event["selection"]["points"] if event else []
     if not found or "customdata" not in found[0]:
@@ -92,7 +96,9 @@ def run_picker(runs: list[RunRecord]) -> None:
 
 
 def run_name(record: RunRecord) -> str:
-    """Return a run's name for a person: what it was called, else its model, with the end of its id."""
+    """Return a run's name for a person: what it was called, else its model, with the end of its
+    id.
+    """
     return f"{record.spec.name or record.spec.model.source} · {record.run_id[-4:]}"
 
 

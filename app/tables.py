@@ -16,7 +16,7 @@ from qpruner_core.domain.record import STEPS, ModelCard, RunRecord
 from qpruner_core.inspection import Fit, gpu_fits
 from qpruner_core.jobs import Job, WorkerInfo
 
-NOTHING = "–"
+NOTHING = "-"
 
 
 def runs(records: Sequence[RunRecord], jobs: Sequence[Job]) -> pd.DataFrame:
@@ -34,8 +34,8 @@ def runs(records: Sequence[RunRecord], jobs: Sequence[Job]) -> pd.DataFrame:
                 "Weights": wording.size(best.metrics.weight_bytes) if best else NOTHING,
                 "Loss per token": wording.nats(best.metrics.loss) if best else NOTHING,
                 "Accuracy": wording.percent(best.metrics.accuracy) if best else NOTHING,
-                "Started": wording.day(record.created_at),
                 "Id": record.run_id,
+                "Started": wording.day(record.created_at),
             }
         )
     return pd.DataFrame(rows)
@@ -63,18 +63,20 @@ def stands_at(record: RunRecord, job: Job | None) -> str:
 
 
 def precisions(card: ModelCard) -> pd.DataFrame:
-    """Return what a model takes at each precision, largest first; all estimated from its layout."""
+    """Return what a model takes at each precision, largest first; all estimated from its
+    layout.
+    """
     formats = precision_formats()
     needed = {fit.precision: fit for fit in gpu_fits(card.layout, formats)}
     return pd.DataFrame(
         [
             {
-                "Precision everywhere": PRECISIONS.entry(name).title,
-                "Weights, estimated": wording.size(
+                "Precision": PRECISIONS.entry(name).title,
+                "Weights": wording.size(
                     plan_bytes(card.layout, PrecisionPlan.uniform(card.layout, name), formats)
                 ),
-                "To run, estimated": wording.size(needed[name].inference_bytes),
-                "To fine-tune, estimated": wording.size(needed[name].training_bytes),
+                "To run": wording.size(needed[name].inference_bytes),
+                "To fine-tune": wording.size(needed[name].training_bytes),
             }
             for name in reversed(PRECISIONS.names())
         ]
@@ -82,7 +84,9 @@ def precisions(card: ModelCard) -> pd.DataFrame:
 
 
 def cards(card: ModelCard) -> pd.DataFrame:
-    """Return card x precision: whether the model runs there and whether LoRA fine-tuning fits too."""
+    """Return card x precision: whether the model runs there and whether LoRA fine-tuning fits
+    too.
+    """
     rows: dict[str, dict[str, str]] = {}
     for fit in gpu_fits(card.layout, precision_formats()):
         name = f"{fit.gpu.name} ({wording.size(fit.gpu.memory_bytes)})"
@@ -125,17 +129,17 @@ def compare(columns: Mapping[str, Metrics]) -> pd.DataFrame:
     for name, metrics in columns.items():
         peak = metrics.peak_memory_bytes
         rows[name] = {
-            "Loss per token": wording.nats(metrics.loss),
-            "Perplexity per token": f"{metrics.perplexity:.2f}",
+            "Loss, nats/token": f"{metrics.loss:.3f}",
+            "Perplexity": f"{metrics.perplexity:.2f}",
             "Accuracy": wording.percent(metrics.accuracy),
             "Standard error": f"{100 * metrics.standard_error:.1f} points",
             "Weights": wording.size(metrics.weight_bytes),
-            "Prefill": speed(metrics.prefill_tokens_per_second),
-            "Decode": speed(metrics.decode_tokens_per_second),
+            "Reading": speed(metrics.prefill_tokens_per_second),
+            "Writing": speed(metrics.decode_tokens_per_second),
             "Peak memory": wording.size(peak) if peak is not None else NOTHING,
             "Device": metrics.device,
         } | {
-            f"Task {task}": wording.percent(result.accuracy)
+            task: wording.percent(result.accuracy)
             for task, result in sorted(metrics.tasks.items())
         }
     frame = pd.DataFrame(rows).fillna(NOTHING)

@@ -44,7 +44,9 @@ def rows(
     criteria: Sequence[str],
     measured: QuantizationOutcome | None = None,
 ) -> list[Row]:
-    """Return the rows of the chosen criteria, then one per precision of the sensitivities when known."""
+    """Return the rows of the chosen criteria, then one per precision of the sensitivities when
+    known.
+    """
     made = []
     for criterion in criteria:
         modules = dict.fromkeys(c.module for c in outcome.cells if c.criterion == criterion)
@@ -53,7 +55,8 @@ def rows(
             made.append(
                 Row(
                     key=f"{criterion}/{module}",
-                    title=f"{CRITERIA.entry(criterion).title} · {MODULE_WORDS.get(module, module)}",
+                    title=f"{CRITERIA.entry(criterion).title} · "
+                    f"{MODULE_WORDS.get(module, module)}",
                     values=outcome.layer_values(criterion, module),
                     unit=unit,
                 )
@@ -88,6 +91,8 @@ def sensitivity_rows(measured: QuantizationOutcome) -> list[Row]:
 
 
 def rank_agreement(table: Sequence[Row]) -> pd.DataFrame:
-    """Return Spearman's rank correlation over layers between all rows; NaN where a row does not vary."""
+    """Return Spearman's rank correlation over layers between all rows; NaN where a row does not
+    vary.
+    """
     frame = pd.DataFrame({row.title: pd.Series(dict(row.values)) for row in table})
     return frame.corr(method="spearman")

@@ -22,7 +22,9 @@ def layer_of(unit: str) -> int:
 
 
 def to_table(space: SearchSpace, plan: PrecisionPlan) -> pd.DataFrame:
-    """Return layer x part with precision names; a unit that mixes precisions shows the one of its first Linear."""
+    """Return layer x part with precision names; a unit that mixes precisions shows the one of its
+    first Linear.
+    """
     rows: dict[int, dict[str, str]] = {}
     for unit, linears in space.units.items():
         rows.setdefault(layer_of(unit), {})[part_of(unit)] = plan.precisions[linears[0]]

@@ -1,4 +1,6 @@
-"""Shared pieces of pages: title, where a run stands, running and failed faces, rows of figures, the layer map."""
+"""Shared pieces of pages: title, where a run stands, running and failed faces, rows of figures,
+the layer map.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ _MARKS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """One number on screen; says whether it is measured or estimated, unless it is asked for or counted."""
+    """One number on screen; says whether it is measured or estimated, unless it is asked for or
+    counted.
+    """
 
     label: str
     value: str
@@ -59,7 +63,7 @@ def error_panel(sentence: str) -> None:
 def figures(row: Sequence[Figure]) -> None:
     """Draw figures side by side."""
     for column, figure in zip(st.columns(len(row)), row, strict=True):
-        with column.container(border=True, height="stretch"):
+        with column.container(border=True, height="stretch", gap="xsmall"):
             st.metric(
                 figure.label,
                 figure.value,
@@ -96,7 +100,9 @@ def strip(record: RunRecord, job: Job | None) -> None:
 
 
 def status(record: RunRecord, step: str) -> Job | None:
-    """Draw where a run stands, with the running, failed or stopped face; return the job under way."""
+    """Draw where a run stands, with the running, failed or stopped face; return the job under
+    way.
+    """
     job = services.job_under_way(record.run_id)
     last = services.last_job(record.run_id, step)
     strip(record, job or last)
@@ -108,7 +114,9 @@ def status(record: RunRecord, step: str) -> Job | None:
 
 
 def running(job: Job) -> None:
-    """Draw progress that renews itself, with a button to stop; the page starts over when the job ends."""
+    """Draw progress that renews itself, with a button to stop; the page starts over when the job
+    ends.
+    """
 
     @st.fragment(run_every=EVERY)
     def progress() -> None:
@@ -151,7 +159,8 @@ def _ended_badly(job: Job) -> None:
         )
     elif job.status == "cancelled":
         st.warning(
-            "This step was stopped before it finished. Resume it, or change its settings and start anew."
+            "This step was stopped before it finished. Resume it, or change its settings and "
+            "start anew."
         )
     else:
         return
@@ -171,7 +180,8 @@ def start(
     redo: str | None = None,
     busy: bool = False,
 ) -> None:
-    """Draw the button that puts a step on the queue; old results are kept in a copy unless the person says not.
+    """Draw the button that puts a step on the queue; old results are kept in a copy unless the
+    person says not.
 
     Args:
         record: The run as it stands.

@@ -1,4 +1,6 @@
-"""Pieces of the Export page: what lies on disk, the proof, the snippet, the download and the prompt box."""
+"""Pieces of the Export page: what lies on disk, the proof, the snippet, the download and the
+prompt box.
+"""
 
 from __future__ import annotations
 
@@ -63,14 +65,16 @@ def result(record: RunRecord, outcome: ExportOutcome) -> None:
     )
     if outcome.reload_logits_equal:
         st.success(
-            "Proof of reload: a fresh process opened the folder with stock transformers, without this package, and "
+            "Proof of reload: a fresh process opened the folder with stock transformers, without "
+            "this package, and "
             "gave the same logits bit for bit.",
             icon=":material/verified:",
         )
     else:
         widgets.error_panel(
             f"The reloaded folder does not give the same logits: they differ by up to "
-            f"{outcome.max_logit_difference:.3g}. Do not use this export; export again, and report it if it stays."
+            f"{outcome.max_logit_difference:.3g}. Do not use this export; export again, and "
+            "report it if it stays."
         )
     _download(record, outcome)
 
@@ -102,11 +106,13 @@ def _download(record: RunRecord, outcome: ExportOutcome) -> None:
         )
     else:
         st.info(
-            "This server was started by `streamlit run`, which keeps downloads in memory, and the export is too "
+            "This server was started by `streamlit run`, which keeps downloads in memory, and the "
+            "export is too "
             "large for that. Start it with `make run`, or copy the folder below."
         )
     st.caption(
-        f"Folder: `{outcome.path}`, {len(outcome.files)} files, each with its SHA-256 in the manifest."
+        f"Folder: `{outcome.path}`, {len(outcome.files)} files, each with its SHA-256 in the "
+        "manifest."
     )
 
 

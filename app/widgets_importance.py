@@ -91,7 +91,8 @@ def units_panel(record: RunRecord, key: str, layer: int) -> None:
         charts_importance.units(scores[group.name], kept, word), key="importance/units"
     )
     st.caption(
-        f"{len(scores[group.name])} units, scores measured on {record.score.device if record.score else ''}."
+        f"{len(scores[group.name])} units, scores measured on "
+        f"{record.score.device if record.score else ''}."
     )
 
 
@@ -106,7 +107,8 @@ def sensitivity_panel(record: RunRecord, layer: int) -> None:
     )
     if measured is None or not cells:
         st.info(
-            "Sensitivities are measured by the search, on the pruned model. Start it on the Search page."
+            "Sensitivities are measured by the search, on the pruned model. Start it on the "
+            "Search page."
         )
         return
     labels = {
@@ -114,5 +116,6 @@ def sensitivity_panel(record: RunRecord, layer: int) -> None:
     }
     st.plotly_chart(charts_importance.sensitivities(cells, labels), key="importance/sensitivity")
     st.caption(
-        f"Measured on {measured.device}; loss with only this unit at the precision, minus the loss at 16 bit."
+        f"Measured on {measured.device}; loss with only this unit at the precision, minus the "
+        "loss at 16 bit."
     )

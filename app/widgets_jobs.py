@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import streamlit as st
 
-from app import line, services, tables, widgets, wording
+from app import line, services, state, tables, widgets, wording
 from app.glossary import tip
 from app.widgets import Figure
 from qpruner_core.errors import QPrunerError
@@ -26,7 +26,8 @@ def workers() -> None:
     found = services.jobs().workers()
     if not found:
         st.warning(
-            "No worker is running, so jobs wait. `make run` starts one; on a machine of its own run "
+            "No worker is running, so jobs wait. `make run` starts one; on a machine of its own "
+            "run "
             "`python -m qpruner_core.worker` with the same home folder."
         )
         return
@@ -73,6 +74,21 @@ def actions(found: Sequence[Job], names: Mapping[str, str]) -> None:
             widgets.error_panel(str(error))
         else:
             st.rerun()
+
+
+def run_field(names: Mapping[str, str]) -> str:
+    """Ask whose log to show; the chosen run first."""
+    runs = list(names)
+    chosen = state.run_id()
+    return str(
+        st.selectbox(
+            "Run with log",
+            runs,
+            index=runs.index(chosen) if chosen in names and chosen is not None else 0,
+            format_func=names.__getitem__,
+            help=tip("log"),
+        )
+    )
 
 
 def log(run_id: str) -> None:

@@ -58,6 +58,7 @@ def protected_line(n_layers: int, spec: PruningSpec) -> None:
 def result(outcome: PruningOutcome) -> None:
     """Draw what the job measured before and after, with continuations to read."""
     before, after = outcome.before, outcome.after
+    gone = 1 - outcome.parameters_after / outcome.parameters_before
     st.subheader(f"Pruned at {wording.percent(outcome.spec.ratio, 0)}", anchor=False)
     widgets.figures(
         [
@@ -88,7 +89,7 @@ def result(outcome: PruningOutcome) -> None:
                 value=wording.count(outcome.parameters_after),
                 term="parameters",
                 origin=wording.MEASURED,
-                change=f"-{wording.percent(1 - outcome.parameters_after / outcome.parameters_before)}",
+                change=f"-{wording.percent(gone)}",
             ),
         ]
     )

@@ -1,4 +1,6 @@
-"""Pieces of the Recovery page: memory before and after, the live loss, and what training brought back."""
+"""Pieces of the Recovery page: memory before and after, the live loss, and what training brought
+back.
+"""
 
 from __future__ import annotations
 
@@ -38,8 +40,10 @@ def estimate(record: RunRecord, spec: RecoverySpec) -> None:
         ]
     )
     st.caption(
-        f"Packed weights {wording.size(need.weights)}, adapters with optimiser {wording.size(need.adapter)}, "
-        f"activations {wording.size(need.activations)}, workspace {wording.size(need.workspace)} (estimated)."
+        f"Packed weights {wording.size(need.weights)}, adapters with optimiser "
+        f"{wording.size(need.adapter)}, "
+        f"activations {wording.size(need.activations)}, workspace {wording.size(need.workspace)} "
+        "(estimated)."
     )
 
 
@@ -57,7 +61,8 @@ def live_loss(record: RunRecord, spec: RecoverySpec, *, training: bool) -> None:
         st.caption(f"Step {told[-1].done} of {n_steps}; loss measured on the training text.")
     elif outcome is None:
         st.info(
-            "Nothing is trained yet. LoRA adapters learn beside the packed weights, which stay as they are."
+            "Nothing is trained yet. LoRA adapters learn beside the packed weights, which stay as "
+            "they are."
         )
     elif not outcome.losses:
         st.info("Recovery was skipped in this run: it was asked for 0 steps.")
@@ -104,7 +109,8 @@ def result(outcome: RecoveryOutcome, names: Mapping[int, str]) -> None:
         ]
     )
     st.caption(
-        f"Measured on {after.device}. {wording.count(outcome.trainable_parameters)} trainable parameters; training "
+        f"Measured on {after.device}. {wording.count(outcome.trainable_parameters)} trainable "
+        "parameters; training "
         f"memory was estimated at {wording.size(outcome.estimated_memory_bytes)} beforehand."
     )
     left, right = st.columns(2, gap="large")

@@ -1,4 +1,6 @@
-"""Pieces of the Results page: which runs and plans, the front that takes clicks, and plans edited by hand."""
+"""Pieces of the Results page: which runs and plans, the front that takes clicks, and plans edited
+by hand.
+"""
 
 from __future__ import annotations
 

@@ -21,8 +21,10 @@ def first_start() -> None:
     with st.container(border=True):
         st.subheader("See it work", anchor=False)
         st.write(
-            "A small language model comes with the studio. One click scores its layers, prunes a fifth of its "
-            "units, searches the precision of every layer under a memory budget, repairs the loss and exports a "
+            "A small language model comes with the studio. One click scores its layers, prunes a "
+            "fifth of its "
+            "units, searches the precision of every layer under a memory budget, repairs the loss "
+            "and exports a "
             "checkpoint. It takes a few minutes without a GPU, and you can watch every step."
         )
         if st.button(
@@ -56,7 +58,9 @@ def new_run(spec: ModelSpec, name: str) -> None:
 
 
 def model_card(spec: ModelSpec) -> None:
-    """Draw what the headers say: architecture, parameters, bytes at each precision, and fitting GPUs."""
+    """Draw what the headers say: architecture, parameters, bytes at each precision, and fitting
+    GPUs.
+    """
     try:
         card = services.model_card(spec)
     except QPrunerError as error:
@@ -82,10 +86,13 @@ def model_card(spec: ModelSpec) -> None:
         ]
     )
     st.caption(
-        f"{layout.model_type}: {layout.n_layers} layers, hidden size {layout.hidden_size}, {layout.n_heads} query "
-        f"and {layout.n_kv_heads} KV heads of {layout.head_dim}, vocabulary {layout.vocab_size:,}, "
+        f"{layout.model_type}: {layout.n_layers} layers, hidden size {layout.hidden_size}, "
+        f"{layout.n_heads} query "
+        f"and {layout.n_kv_heads} KV heads of {layout.head_dim}, vocabulary "
+        f"{layout.vocab_size:,}, "
         f"up to {card.max_positions:,} tokens, files in {card.dtype}."
     )
+    widgets.origin_badge(wording.ESTIMATED)
     st.dataframe(tables.precisions(card), hide_index=True)
     with st.expander("Which GPUs it fits (estimated)", expanded=False):
         st.dataframe(tables.cards(card), hide_index=True)
@@ -149,7 +156,8 @@ def actions(records: Sequence[RunRecord]) -> None:
 
 def _delete(picked: Sequence[str], names: dict[str, str]) -> None:
     st.write(
-        f"Deletes {', '.join(names[run_id] for run_id in picked) or 'nothing'} with all files, for good."
+        f"Deletes {', '.join(names[run_id] for run_id in picked) or 'nothing'} with all files, "
+        "for good."
     )
     if st.button("Delete for good", type="primary", disabled=not picked, help=tip("delete_run")):
         for run_id in picked:

@@ -1,4 +1,6 @@
-"""Pieces of the Search page: budget, predicted front, live trials, and the best under the budget."""
+"""Pieces of the Search page: budget, predicted front, live trials, and the best under the
+budget.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ from qpruner_core.search.space import SearchSpace
 
 
 def with_budget(spec: SearchSpec, dense: ModelLayout, layout: ModelLayout) -> SearchSpec:
-    """Ask for the budget within what the chosen precisions can reach, as a fraction of the dense model."""
+    """Ask for the budget within what the chosen precisions can reach, as a fraction of the dense
+    model.
+    """
     reference = dense_bytes(dense)
     space = SearchSpace(layout, spec.precisions, spec.tie, reference)
     largest = space.code_bytes(tuple(len(space.precisions) - 1 for _ in space.units))
@@ -30,7 +34,9 @@ def with_budget(spec: SearchSpec, dense: ModelLayout, layout: ModelLayout) -> Se
 
 
 def outdated(record: RunRecord, spec: SearchSpec) -> str | None:
-    """Return the step whose result does not fit the search that is asked for: its sensitivities."""
+    """Return the step whose result does not fit the search that is asked for: its
+    sensitivities.
+    """
     known = record.quantize
     if known is None:
         return None
@@ -67,14 +73,17 @@ def live_front(record: RunRecord, spec: SearchSpec, dense: ModelLayout) -> None:
 
 
 def best(record: RunRecord, spec: SearchSpec, dense: ModelLayout) -> None:
-    """Draw what the budget buys: predicted at once, and measured when there is something measured."""
+    """Draw what the budget buys: predicted at once, and measured when there is something
+    measured.
+    """
     budget = parse_budget(spec.memory_budget, dense_bytes(dense))
     layout, predicted = record.layout, services.predicted(record)
     if layout is None or predicted is None:
         return
     if outdated(record, spec) is not None:
         st.info(
-            "These precisions or ties were not measured yet. Starting the search measures them first."
+            "These precisions or ties were not measured yet. Starting the search measures them "
+            "first."
         )
         return
     foreseen = best_under(predicted, max(budget, int(predicted.weight_bytes[0])))

@@ -23,7 +23,8 @@ with left:
 with right:
     if record.export is None:
         st.info(
-            "Nothing is exported yet. The export ends with a reload in a fresh process, and its logits are "
+            "Nothing is exported yet. The export ends with a reload in a fresh process, and its "
+            "logits are "
             "compared with those of the model in memory."
         )
     else:

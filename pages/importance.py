@@ -18,12 +18,14 @@ with st.expander("Score", expanded=outcome is None and job is None):
 if outcome is None:
     if job is None:
         st.info(
-            "Nothing is scored yet. Choose criteria and start; the demo model takes under a minute."
+            "Nothing is scored yet. Choose criteria and start; the demo model takes under a "
+            "minute."
         )
     st.stop()
 
 st.caption(
-    f"Measured on {outcome.device} over {outcome.n_tokens:,} calibration tokens. Colour is the share "
+    f"Measured on {outcome.device} over {outcome.n_tokens:,} calibration tokens. Colour is the "
+    "share "
     f"of the largest value in the row; click a cell to see its units."
 )
 known = list(dict.fromkeys(cell.criterion for cell in outcome.cells))

@@ -3,7 +3,6 @@
 import streamlit as st
 
 from app import services, state, tables, widgets, widgets_jobs
-from app.glossary import tip
 
 widgets.title("jobs")
 records = services.store().list()
@@ -24,13 +23,7 @@ else:
 
 if records:
     st.subheader("Log of a run", anchor=False)
-    run_id = st.selectbox(
-        "Run with log",
-        list(names),
-        index=list(names).index(state.run_id()) if state.run_id() in names else 0,
-        format_func=names.__getitem__,
-        help=tip("log"),
-    )
+    run_id = widgets_jobs.run_field(names)
     widgets.while_busy(widgets_jobs.is_busy(found), lambda: widgets_jobs.log(run_id))
     st.subheader("Disk", anchor=False)
     widgets_jobs.disk(names)

@@ -22,7 +22,8 @@ with right:
     widgets_pruning.protected_line(card.layout.n_layers, spec)
     if record.score is None:
         st.caption(
-            "Sizes are exact; which units leave is decided from the scores, which this run has not yet."
+            "Sizes are exact; which units leave is decided from the scores, which this run has "
+            "not yet."
         )
     for sentence in preview.warnings:
         st.warning(sentence)
@@ -30,7 +31,8 @@ with right:
 if record.prune is None:
     if job is None:
         st.info(
-            "Nothing is pruned yet. The figures above answer the slider from the model's headers alone."
+            "Nothing is pruned yet. The figures above answer the slider from the model's headers "
+            "alone."
         )
 else:
     widgets_pruning.result(record.prune)

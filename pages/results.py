@@ -19,10 +19,6 @@ objective = widgets_results.objective_field(record)
 a, b = widgets_results.plan_fields(found, record)
 widgets_results.front(found, record, objective, a, b)
 
-columns = {
-    point.name if a.run_id == point.run_id else f"{point.name}, {point.run_name}": point
-    for point in (a, b)
-}
 left, right = st.columns([3, 2], gap="large")
 with left:
     for letter, point in (("A", a), ("B", b)):
@@ -32,7 +28,7 @@ with left:
             widgets.layer_map(owner.layout, point.plan, f"results/map/{letter}")
 with right:
     widgets.origin_badge("measured")
-    compared = tables.compare({name: point.metrics for name, point in columns.items()})
+    compared = tables.compare({"A": a.metrics, "B": b.metrics})
     st.dataframe(compared, height="content")
 
 if record.quantize is not None and a.run_id == record.run_id:

@@ -1,4 +1,6 @@
-"""Pages are opened through `app/main.py`, on a home folder of hand-made runs and with a queue that only remembers."""
+"""Pages are opened through `app/main.py`, on a home folder of hand-made runs and with a queue
+that only remembers.
+"""
 
 from __future__ import annotations
 
