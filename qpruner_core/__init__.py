@@ -1,3 +1,3 @@
-"""QPruner core: structured pruning, mixed precision and recovery of language models, with no browser."""
+"""QPruner core: structured pruning, mixed precision and recovery of language models."""
 
 __version__ = "0.1.0"

@@ -1,6 +1,7 @@
 """What we can do: every extension is one file and one entry here.
 
-Entries are data. Reading this module imports no torch; `Registry.target` imports what an entry names.
+Entries are data. Reading this module imports no torch; `Registry.target` imports
+what an entry names.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ CRITERIA: Registry[Any] = Registry(
     Entry(
         name="taylor",
         title="Taylor, first order",
-        summary="|w g| summed over a unit's weights: the loss change its removal predicts. Needs gradients.",
+        summary="|w g| summed over a unit's weights: the loss change its removal predicts. "
+        "Needs gradients.",
         target="qpruner_core.importance.taylor:TaylorCriterion",
         facts={"scores": "units", "needs": "gradients"},
     ),
@@ -47,7 +49,8 @@ CRITERIA: Registry[Any] = Registry(
     Entry(
         name="mutual_information",
         title="Mutual information",
-        summary="I(layer output; model prediction) by nearest neighbours, the signal of the QPruner paper.",
+        summary="I(layer output; model prediction) by nearest neighbours, the signal of the "
+        "QPruner paper.",
         target="qpruner_core.importance.mutual_information:MutualInformation",
         options=(
             Option(
@@ -71,7 +74,9 @@ CRITERIA: Registry[Any] = Registry(
     ),
 )
 """Facts: ``scores`` is ``units`` or ``layers``; ``needs`` is ``weights``, ``gradients`` or
-``activations``; ``takes_seed`` says whether the target is called with a ``seed`` beside its options."""
+``activations``; ``takes_seed`` says whether the target is called with a ``seed`` beside its
+options.
+"""
 
 ARCHITECTURES: Registry[Callable[[Mapping[str, Any]], ModelLayout]] = Registry(
     "architecture",
@@ -79,7 +84,8 @@ ARCHITECTURES: Registry[Callable[[Mapping[str, Any]], ModelLayout]] = Registry(
         Entry(
             name=name,
             title=title,
-            summary=f"{title} decoder: pre-norm, rotary positions, grouped-query attention, gated MLP.",
+            summary=f"{title} decoder: pre-norm, rotary positions, grouped-query attention, "
+            "gated MLP.",
             target="qpruner_core.models.architectures.llama:layout",
         )
         for name, title in (
@@ -90,7 +96,9 @@ ARCHITECTURES: Registry[Callable[[Mapping[str, Any]], ModelLayout]] = Registry(
         )
     ),
 )
-"""Chosen by exact ``config.model_type``; a target maps a config to its layout and imports no torch."""
+"""Chosen by exact ``config.model_type``; a target maps a config to its layout and imports no
+torch.
+"""
 
 _TABLES_4_BIT = 16 * 4 + 256 * 4 + 4  # levels, levels of the scales, mean of the scales
 _FORMAT_4_BIT = PrecisionFormat(
@@ -107,7 +115,8 @@ PRECISIONS: Registry[Precision] = Registry(
     Entry(
         name="nf4",
         title="NF4",
-        summary="4-bit normal-float levels, blocks of 64, double quantised (QLoRA, arXiv:2305.14314).",
+        summary="4-bit normal-float levels, blocks of 64, double quantised (QLoRA, "
+        "arXiv:2305.14314).",
         target="qpruner_core.quantization.nf4:PRECISION",
         facts={"format": _FORMAT_4_BIT, "bits": 4},
     ),
@@ -133,7 +142,9 @@ PRECISIONS: Registry[Precision] = Registry(
         facts={"format": PrecisionFormat(weight_bits=16), "bits": 16},
     ),
 )
-"""Facts: ``format`` is a `PrecisionFormat`, ``bits`` the nominal width (4, 8 or 16), which picks the colour."""
+"""Facts: ``format`` is a `PrecisionFormat`, ``bits`` the nominal width (4, 8 or 16), which
+picks the colour.
+"""
 
 _N_STARTUP = Option(
     "n_startup",
@@ -148,7 +159,8 @@ STRATEGIES: Registry[Callable[..., BaseSampler]] = Registry(
     Entry(
         name="gp_seeded",
         title="Gaussian process from the predicted front",
-        summary="Measures points of the predicted front first, then lets a Gaussian process refine them.",
+        summary="Measures points of the predicted front first, then lets a Gaussian process "
+        "refine them.",
         target="qpruner_core.search.gp:GpStrategy",
         options=(_N_STARTUP,),
         facts={"seeded": True},
@@ -193,7 +205,8 @@ STRATEGIES: Registry[Callable[..., BaseSampler]] = Registry(
         facts={"seeded": False},
     ),
 )
-"""Targets are called with ``seed`` and the entry's options and give an Optuna sampler; the fact ``seeded`` says
+"""Targets are called with ``seed`` and the entry's options and give an Optuna sampler; the
+fact ``seeded`` says
 whether points of the predicted front are enqueued before the sampler is asked."""
 
 EXPORTERS: Registry[Exporter] = Registry(
@@ -229,13 +242,15 @@ def check_spec(spec: RunSpec) -> None:
 
     Raises:
         UnknownNameError: A criterion, precision, strategy or format has no entry.
-        BadInputError: An option is unknown or out of range, or a layer signal was asked to score units.
+        BadInputError: An option is unknown or out of range, or a layer signal was asked to
+            score units.
     """
     for name in spec.importance.criteria:
         CRITERIA.options(name, spec.importance.options.get(name, {}))
     if CRITERIA.entry(spec.pruning.criterion).facts["scores"] != "units":
         raise BadInputError(
-            f"Pruning by {spec.pruning.criterion!r} was asked for, but it scores whole layers. Choose one "
+            f"Pruning by {spec.pruning.criterion!r} was asked for, but it scores whole layers. "
+            "Choose one "
             f"of {', '.join(e.name for e in CRITERIA if e.facts['scores'] == 'units')}."
         )
     for name in spec.search.precisions:

@@ -86,12 +86,10 @@ def overlay(spec: RunSpec, arguments: Namespace) -> RunSpec:
 def _overlay_part(part: Any, name: str, arguments: Namespace) -> Any:
     given: dict[str, Any] = {}
     for field, argument in _FIELDS[name].items():
-        value = getattr(arguments, argument, None)
+        value: Any = getattr(arguments, argument, None)
         if value is None:
             continue
         if field in _LISTS:
             value = tuple(word.strip() for word in str(value).split(",") if word.strip())
-        if field == "out":
-            value = str(Path(value).expanduser().absolute())
-        given[field] = value
+        given[field] = str(Path(value).expanduser().absolute()) if field == "out" else value
     return replace(part, **given)

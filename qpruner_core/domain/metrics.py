@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import exp, isfinite
+from math import exp, isfinite, sqrt
 from typing import ClassVar
 
 from qpruner_core.errors import NonFiniteLossError
@@ -32,7 +32,7 @@ class TaskResult:
         """Binomial standard error of the accuracy, sample variance (n - 1); in [0, 0.5]."""
         if self.n_items < 2:
             return 0.5
-        return (self.accuracy * (1.0 - self.accuracy) / (self.n_items - 1)) ** 0.5
+        return sqrt(self.accuracy * (1.0 - self.accuracy) / (self.n_items - 1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,4 +80,4 @@ class Metrics:
         if not self.tasks:
             return 0.0
         variances = [result.standard_error**2 for result in self.tasks.values()]
-        return float(sum(variances) ** 0.5) / len(variances)
+        return sqrt(sum(variances)) / len(variances)

@@ -33,8 +33,8 @@ class PruningPlan:
         for name, units in self.kept.items():
             if not units:
                 raise BadInputError(
-                    f"The pruning plan leaves no unit in {name!r}; every group needs at least one. "
-                    f"Lower the ratio or protect the layer."
+                    f"The pruning plan leaves no unit in {name!r}; every group needs at least "
+                    f"one. Lower the ratio or protect the layer."
                 )
             # Kept in C: a slider makes a plan of 300,000 channels at every move.
             if units[0] < 0 or any(map(operator.ge, units, islice(units, 1, None))):

@@ -258,7 +258,8 @@ class RunRecord:
         """Name of the study in Optuna's storage: the run, and a fingerprint of what is asked.
 
         The fingerprint covers model, data, pruning plan and search except its number of trials, so
-        that asking for more trials goes on with the measured ones and any other change starts anew.
+        that asking for more trials goes on with the measured ones and any other change starts
+        anew.
         """
         asked = {
             "model": asdict(self.spec.model),

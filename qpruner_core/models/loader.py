@@ -64,9 +64,22 @@ def load(spec: ModelSpec, device: Device) -> LoadedModel:
     tokenizer = load_tokenizer(spec, folder)
     check_tokenizer(tokenizer, card.layout)
     model = _load_weights(spec, folder, card, device)
+    if card.dtype in ("F32", "F64"):
+        round_to_16_bit_(model)
     return LoadedModel(
         model=model, tokenizer=tokenizer, card=card, layout=card.layout, device=device
     )
+
+
+@torch.no_grad()
+def round_to_16_bit_(model: torch.nn.Module) -> None:
+    """Round every parameter to bfloat16 in place, keeping its dtype.
+
+    The line compares with the model *at 16 bit*; a checkpoint of 32 bit is one only after
+    rounding, and what is measured must be what can be exported.
+    """
+    for parameter in model.parameters():
+        parameter.copy_(parameter.to(torch.bfloat16))
 
 
 def load_tokenizer(spec: ModelSpec, folder: Path) -> PreTrainedTokenizerBase:

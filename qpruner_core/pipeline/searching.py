@@ -145,7 +145,7 @@ class Searching:
     def _trial(self, slot: int) -> Trial | None:
         study = self._open()
         proposal = study.propose(slot)
-        if proposal.plan is None:
+        if proposal.exhausted:
             return None
         if not proposal.done:
             try:

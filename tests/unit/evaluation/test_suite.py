@@ -229,7 +229,7 @@ def test_items_that_cannot_be_scored_are_named(
 def test_rows_are_numbered_whatever_their_order() -> None:
     rows = [tasks.Row(context=(1,) * n, choices=((i, (2, 3)),)) for i, n in enumerate((5, 2, 9))]
     order = list(range(3))
-    random.Random(0).shuffle(order)  # noqa: S311 - no secret
+    random.Random(0).shuffle(order)
     numbers = {
         int(pick[2])
         for batch in tasks.batches_of([rows[i] for i in order])

@@ -61,6 +61,7 @@ def test_the_whole_line_fills_every_slot_and_the_export_reloads(store, spec):
     record = go(start(store, spec), spec, *STEPS)
     assert record.next_step is None
     assert record.prune.parameters_after < record.prune.parameters_before
+    assert record.export.max_logit_difference == 0.0
     assert record.export.reload_logits_equal
     assert record.export.spec.trial == record.search.chosen
     assert set(record.seconds) == set(STEPS)
