@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+from app import downloads, wording
+
+
+def test_without_a_search_it_says_what_to_do(open_page, run_at):
+    at = open_page("export", run_at("prune"))
+    assert "Search first" in at.info[0].value
+
+
+def test_exporting_asks_for_format_and_plan(open_page, run_at, jobs):
+    record = run_at("search")
+    at = open_page("export", record)
+    next(box for box in at.selectbox if box.label == "Format").select("hf_16bit").run()
+    at.button(key="start/export").click().run()
+    (_, (_, steps, spec)) = jobs.asked[0]
+    assert steps == ("export",)
+    assert (spec.export.format, spec.export.trial) == ("hf_16bit", record.search.chosen)
+
+
+def test_done_it_shows_bytes_proof_snippet_and_download(open_page, run_at, said):
+    record = run_at("export")
+    at = open_page("export", record)
+    values = {metric.label: metric.value for metric in at.metric}
+    assert values["On disk"] == wording.size(record.export.size_bytes)
+    assert values["Planned"] == wording.size(record.export.planned_bytes)
+    assert "bit for bit" in at.success[0].value
+    assert "from_pretrained" in said(at)
+    assert [each.label for each in at.get("download_button")] == ["Download as zip"]
+
+
+def test_with_the_route_the_download_is_a_link_that_streams(open_page, run_at, monkeypatch):
+    record = run_at("export")
+    monkeypatch.setattr(downloads, "is_served", lambda: True)
+    at = open_page("export", record)
+    (link,) = at.get("link_button")
+    assert link.proto.url == f"/download/{record.run_id}/{record.run_id}-hf_mixed.zip"
+
+
+def test_a_reload_that_differs_is_an_error_not_a_success(open_page, run_at, store):
+    record = run_at("export")
+    wrong = replace(record.export, reload_logits_equal=False, max_logit_difference=0.25)
+    store.write(replace(record, export=wrong))
+    at = open_page("export", record)
+    assert not at.success
+    assert "0.25" in at.error[0].value
+
+
+def test_an_export_whose_folder_is_gone_says_so(open_page, run_at, store, said):
+    record = run_at("export")
+    moved = replace(record.export, path=record.export.path + "-gone")
+    store.write(replace(record, export=moved))
+    at = open_page("export", record)
+    assert "is gone" in said(at)
+
+
+def test_both_models_answer_the_prompt(open_page, run_at, jobs, said):
+    record = run_at("search")
+    at = open_page("export", record)
+    at.text_input(key="export/prompt").set_value("The lantern").run()
+    next(each for each in at.button if each.label == "Ask").click().run()
+    assert jobs.asked[0] == ("generate", (record.run_id, "The lantern", record.search.chosen))
+    assert "one word" in said(at)
+    assert "another word" in said(at)

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import numpy as np
+
+from app import charts_importance, tables_importance
+
+
+def test_without_a_run_it_says_what_to_do(open_page):
+    at = open_page("importance")
+    assert "Open the Runs page" in at.info[0].value
+
+
+def test_without_scores_it_offers_to_score_from_the_first_missing_step(open_page, run_at, jobs):
+    record = run_at(None)
+    at = open_page("importance", record)
+    at.button(key="start/score").click().run()
+    (_, (run_id, steps, spec)) = jobs.asked[0]
+    assert (run_id, steps) == (record.run_id, ("load", "score"))
+    assert spec.importance.criteria == record.spec.importance.criteria
+
+
+def test_no_criterion_is_answered_with_a_sentence(open_page, run_at):
+    at = open_page("importance", run_at(None))
+    at.multiselect[0].set_value([]).run()
+    assert "Choose at least one" in at.error[0].value
+
+
+def test_scored_it_draws_heatmap_and_the_units_of_the_chosen_cell(open_page, run_at, said):
+    at = open_page("importance", run_at("score"), row="taylor/mlp", layer="3")
+    assert len(at.get("plotly_chart")) >= 2
+    assert "Layer 3: MLP channels by Taylor, first order" in said(at)
+    assert "Sensitivities are measured by the search" in said(at)
+
+
+def test_the_cell_can_be_chosen_without_clicking_and_goes_into_the_address(open_page, run_at):
+    at = open_page("importance", run_at("score"))
+    at.number_input(key="importance/layer").set_value(5).run()
+    assert at.query_params["layer"] in ("5", ["5"])
+
+
+def test_sensitivities_are_shown_once_they_are_measured(open_page, run_at, said):
+    at = open_page("importance", run_at("quantize"))
+    assert "minus the loss at 16 bit" in said(at)
+
+
+def test_a_layer_in_the_address_that_does_not_exist_falls_back(open_page, run_at):
+    at = open_page("importance", run_at("score"), layer="99", row="nonsense")
+    assert at.number_input(key="importance/layer").value == 11
+
+
+def test_a_click_carries_row_and_layer(run_at):
+    rows = tables_importance.rows(run_at("score").score, ["taylor"])
+    figure = charts_importance.heatmap(rows, 12)
+    targets = figure.data[1]
+    assert len(targets.customdata) == 12 * len(rows)
+    assert targets.customdata[13] == f"{rows[1].key}@1"
+
+
+def test_rank_agreement_is_one_on_the_diagonal_and_minus_one_for_the_opposite_order():
+    up = tables_importance.Row(key="a", title="up", values={i: float(i) for i in range(6)})
+    down = tables_importance.Row(key="b", title="down", values={i: -float(i) for i in range(6)})
+    table = tables_importance.rank_agreement([up, down])
+    np.testing.assert_allclose(np.diag(table), 1.0)
+    np.testing.assert_allclose(table.loc["up", "down"], -1.0)

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from qpruner_core.jobs import WorkerInfo
+
+
+def test_empty_it_says_that_no_worker_runs_and_nothing_was_started(open_page, said):
+    at = open_page("jobs")
+    assert "No worker is running" in said(at)
+    assert "No job was started yet" in said(at)
+
+
+def test_workers_are_listed_with_their_devices(open_page, jobs):
+    jobs.crew.append(
+        WorkerInfo(
+            name="atlas/cpu", pid=7, host="atlas", device="cpu", since="2026-01-01T00:00:00+00:00"
+        )
+    )
+    at = open_page("jobs")
+    assert at.dataframe[0].value.loc[0, "Device"] == "cpu"
+
+
+def test_a_running_job_is_stopped_from_here(open_page, run_at, jobs):
+    record = run_at("prune")
+    job = jobs.running(record.run_id, "search", 2, 24)
+    at = open_page("jobs", record)
+    at.button(key=f"jobs/stop/{job.job_id}").click().run()
+    assert jobs.get(job.job_id).status == "cancelled"
+
+
+def test_a_failed_job_says_why_and_is_resumed_from_here(open_page, run_at, jobs):
+    record = run_at("prune")
+    job = jobs.add(record.run_id, "failed", ("search",), error="The budget is too small.")
+    at = open_page("jobs", record)
+    assert at.error[0].value == "The budget is too small."
+    next(each for each in at.button if each.label == "Resume this job").click().run()
+    assert jobs.get(job.job_id).status == "queued"
+
+
+def test_the_log_of_the_chosen_run_is_shown(open_page, run_at, store, said):
+    record = run_at("prune")
+    store.log_path(record.run_id).write_text("first line\nlast line\n")
+    at = open_page("jobs", record)
+    assert "last line" in said(at)
+
+
+def test_runs_are_cleaned_up_only_when_ticked(open_page, run_at, store):
+    keep, drop = run_at("score", name="keep"), run_at("score", name="drop")
+    at = open_page("jobs", keep)
+    clean = next(each for each in at.button if each.label == "Clean up")
+    assert clean.disabled
+    next(m for m in at.multiselect if m.label == "Runs to clean up").set_value([drop.run_id]).run()
+    next(box for box in at.checkbox if box.label.startswith("Delete them")).check().run()
+    next(each for each in at.button if each.label == "Clean up").click().run()
+    assert [record.run_id for record in store.list()] == [keep.run_id]
+
+
+def test_a_run_that_is_busy_is_not_offered_for_clean_up(open_page, run_at, jobs):
+    record = run_at("prune")
+    jobs.running(record.run_id, "search", 2, 24)
+    at = open_page("jobs", record)
+    assert next(m for m in at.multiselect if m.label == "Runs to clean up").options == []

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from app import services, wording
+from qpruner_core.domain.footprint import dense_bytes
+from qpruner_core.search.knapsack import best_under
+
+
+def value(at, label):
+    return next(metric.value for metric in at.metric if metric.label == label)
+
+
+def test_before_the_sensitivities_it_says_when_the_predicted_front_appears(
+    open_page, run_at, said
+):
+    at = open_page("search", run_at("prune"))
+    assert "predicted front appears" in said(at)
+    assert not at.metric
+
+
+def test_starting_asks_for_the_missing_steps_with_the_chosen_precisions(open_page, run_at, jobs):
+    record = run_at("prune")
+    at = open_page("search", record)
+    at.pills[0].set_value(["nf4", "fp4", "int8"]).run()
+    at.button(key="start/search").click().run()
+    (_, (_, steps, spec)) = jobs.asked[0]
+    assert steps == ("quantize", "evaluate", "search")
+    assert spec.search.precisions == ("nf4", "fp4", "int8")
+
+
+def test_the_budget_slider_moves_the_predicted_best_at_once(open_page, run_at):
+    record = run_at("quantize")
+    at = open_page("search", record)
+    predicted = services.predicted(record)
+    for percent in (32.0, 60.0):
+        at.slider(key="search/budget").set_value(percent).run()
+        budget = int(percent / 100 * dense_bytes(record.load.layout))
+        assert value(at, "Weights") == wording.size(best_under(predicted, budget).weight_bytes)
+
+
+def test_more_trials_keep_the_sensitivities(open_page, run_at, jobs):
+    record = run_at("search")
+    at = open_page("search", record)
+    at.toggle(key="copy/search").set_value(False).run()
+    next(field for field in at.number_input if field.label == "Trials").set_value(40).run()
+    at.button(key="start/search").click().run()
+    assert jobs.asked[0][1][1] == ("search",)
+
+
+def test_another_tie_measures_sensitivities_anew(open_page, run_at, jobs):
+    record = run_at("quantize")
+    at = open_page("search", record)
+    next(box for box in at.selectbox if box.label == "Share one precision").select("block").run()
+    at.button(key="start/search").click().run()
+    assert jobs.asked[0][1][1][0] == "quantize"
+
+
+def test_no_precision_is_answered_with_a_sentence(open_page, run_at):
+    at = open_page("search", run_at("quantize"))
+    at.pills[0].set_value([]).run()
+    assert "No precision is chosen" in at.error[0].value
+
+
+def test_live_trials_are_counted_while_the_search_runs(open_page, run_at, jobs, store, said):
+    record = run_at("evaluate")
+    finished = run_at("search", name="source")
+    store.write_value(record.run_id, record.baselines_name, finished.search.baselines[:3])
+    jobs.running(record.run_id, "search", 3, 29)
+    at = open_page("search", record)
+    assert "0 trials and 3 baselines measured" in said(at)
+
+
+def test_done_it_shows_the_best_measured_plan_and_opens_it_in_results(open_page, run_at, said):
+    record = run_at("search")
+    at = open_page("search", record)
+    assert "Best plan under the budget, measured" in said(at)
+    next(each for each in at.button if each.label == "Open in Results").click().run()
+    assert at.title[0].value == "Results"
+
+
+def test_a_stopped_search_can_be_resumed(open_page, run_at, jobs, said):
+    record = run_at("prune")
+    job = jobs.add(record.run_id, "cancelled", ("quantize", "evaluate", "search"))
+    at = open_page("search", record)
+    assert "stopped before it finished" in said(at)
+    at.button(key=f"resume/{job.job_id}").click().run()
+    assert ("resume", job.job_id) in jobs.asked
