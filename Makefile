@@ -30,7 +30,7 @@ check: $(VENV)/.stamp-dev  ## lint, format, types, import rules
 	$(BIN)/codespell $(PATHS) README.md CHANGELOG.md
 
 e2e: $(VENV)/.stamp-dev $(VENV)/.stamp-chromium  ## the tests in a browser and with real workers
-	$(BIN)/python -m pytest -m e2e
+	$(BIN)/python -m pytest -m "e2e or slow"
 
 format: $(VENV)/.stamp-dev  ## put every file into the house's format
 	$(BIN)/ruff check --fix .
