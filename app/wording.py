@@ -28,7 +28,7 @@ def size(size_bytes: float) -> str:
 
 
 def size_change(after: float, before: float) -> str:
-    """Return the change of a size with its sign, such as ``-1.20 MiB``."""
+    """Return the change of a size with its sign, the size as its formatter writes it."""
     return ("-" if after < before else "+") + format_bytes(abs(after - before))
 
 
