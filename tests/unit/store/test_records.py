@@ -363,3 +363,16 @@ def test_records_are_plain_json_that_other_tools_read(store):
     record = store.create(SPEC)
     plain = json.loads((store.folder(record.run_id) / "record.json").read_text())
     assert plain["spec"]["model"]["source"] == "demo"
+
+
+def test_where_links_do_not_work_a_fork_copies(store, monkeypatch):
+    def refuse(path: Path, target: Path) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    old = store.create(SPEC).run_id
+    recovered(store, old, store.artifact_folder(old, "adapter"))
+    fork = store.fork(old, "export")
+    copied = Path(fork.recover.adapter) / "adapter_model.safetensors"
+    assert copied.read_bytes() == b"weights"
+    assert copied.stat().st_nlink == 1
