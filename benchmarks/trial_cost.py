@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import TypeVar
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -36,7 +36,6 @@ from qpruner_core.domain.progress import Progress
 from qpruner_core.domain.spec import DataSpec, ModelSpec
 from qpruner_core.evaluation import Suite, build_suite
 from qpruner_core.evaluation.choices import EncodedItem
-from qpruner_core.evaluation.perplexity import text_loss
 from qpruner_core.models.architectures import llama
 from qpruner_core.models.device import Device, pick_device
 from qpruner_core.models.loader import load
@@ -106,47 +105,58 @@ def random_subject() -> Subject:
     return Subject(model, layout, suite, torch.randint(2048, (64, 128)), device)
 
 
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one repetition took."""
+
+    seconds: float
+    """Wall time."""
+    cpu_seconds: float
+    """Processor time of this process, all threads; other processes hardly change it."""
+
+
 def measure(arguments: argparse.Namespace) -> form.Report:
-    """Time bare evaluations and trials in turns, then all sensitivities."""
+    """Time bare evaluations and trials in turns, then sensitivities and whole passes in turns."""
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    subject = random_subject() if arguments.random else demo_subject()
     quick = arguments.quick
+    subject = random_subject() if arguments.random else demo_subject()
     built, bank = _timed(lambda: Bank(subject.model, subject.layout, PRECISIONS, subject.device))
     bare, trial, applied = _in_turns(subject, bank, n_pairs=9 if quick else 25)
-    ids = subject.ids[: 8 if quick else 32]  # one batch
-    whole, sensitivities = _sensitivities(subject, bank, ids)
-    ratio, share = median(trial) / median(bare), sensitivities / sum(whole)
+    cells, whole = _sensitivities(subject, bank, subject.ids[: 8 if quick else 32])
+    ratio = _median(trial) / _median(bare)
+    share = sum(c.seconds for c in cells) / sum(c.seconds for c in whole)
     rows = [
         _row("bare evaluation forward", bare),
         _row("trial: apply a random plan, evaluate", trial),
         _row("bank.apply alone", applied),
         _row("bank built once", [built]),
-        _row("whole pass on the calibration text", whole),
-        _row(f"all {len(whole)} sensitivities", [sensitivities]),
+        _row("whole forward pass with its loss", whole),
+        _row("one sensitivity", cells),
     ]
-    return form.Report(
-        name="trial_cost",
-        rows=rows,
-        targets=(
-            form.Target(name="trial over bare forward", value=ratio, target=TRIAL_TARGET),
-            form.Target(
-                name="all sensitivities over one whole pass per cell",
-                value=share,
-                target=SENSITIVITY_TARGET,
-            ),
+    targets = (
+        form.Target(name="trial over bare forward", value=ratio, target=TRIAL_TARGET),
+        form.Target(
+            name="all sensitivities over one naive pass per cell",
+            value=share,
+            target=SENSITIVITY_TARGET,
         ),
     )
+    return form.Report(name="trial_cost", rows=rows, targets=targets)
 
 
 def _in_turns(
     subject: Subject, bank: Bank, n_pairs: int
-) -> tuple[list[float], list[float], list[float]]:
-    """Return seconds of bare evaluations, trials, and the share of ``bank.apply`` in them."""
+) -> tuple[list[Cost], list[Cost], list[Cost]]:
+    """Return the costs of bare evaluations, of trials, and of ``bank.apply`` within them."""
     bare, trial, applied = [], [], []
 
     def evaluate() -> None:
         subject.suite.evaluate(subject.model, weight_bytes=0, device_name=subject.device.name)
+
+    def try_plan(plan: PrecisionPlan) -> None:
+        applied.append(_timed(lambda: bank.apply(plan))[0])
+        evaluate()
 
     evaluate()  # warms up
     for seed in range(n_pairs):
@@ -154,30 +164,42 @@ def _in_turns(
         for is_trial in (seed % 2 == 0, seed % 2 == 1):  # neither always goes first
             bank.restore()
             if is_trial:
-                apply_seconds, _ = _timed(lambda plan=plan: bank.apply(plan))
-                seconds, _ = _timed(evaluate)
-                applied.append(apply_seconds)
-                trial.append(apply_seconds + seconds)
+                trial.append(_timed(lambda plan=plan: try_plan(plan))[0])
             else:
                 bare.append(_timed(evaluate)[0])
     bank.restore()
     return bare, trial, applied
 
 
-def _sensitivities(subject: Subject, bank: Bank, ids: torch.Tensor) -> tuple[list[float], float]:
-    """Return seconds of one whole pass after every cell, and of all cells without these."""
+def _sensitivities(
+    subject: Subject, bank: Bank, ids: torch.Tensor
+) -> tuple[list[Cost], list[Cost]]:
+    """Return the costs of every cell and of one whole pass behind each; ids: one batch.
+
+    The pass is what one would write without the trunk: the model's forward with its own loss.
+    """
     units = {
         f"layer.{index}": tuple(li.name for li in subject.layout.linears if li.layer == index)
         for index in range(subject.layout.n_layers)
     }
-    passes: list[float] = []
+    on_device = ids.to(subject.device.torch)
+    cells: list[Cost] = []
+    whole: list[Cost] = []
 
-    def whole_pass(_: Progress) -> None:
-        passes.append(_timed(lambda: text_loss(subject.model, ids))[0])
+    @torch.no_grad()
+    def naive() -> float:
+        return float(subject.model(input_ids=on_device, labels=on_device).loss)
 
-    text_loss(subject.model, ids)  # warms up
-    seconds, _ = _timed(lambda: measure_sensitivities(bank, units, ids, whole_pass))
-    return passes, seconds - sum(passes)
+    def between(_: Progress) -> None:
+        nonlocal started
+        cells.append(_since(started))
+        whole.append(_timed(naive)[0])
+        started = _now()
+
+    naive()  # warms up
+    started = _now()
+    measure_sensitivities(bank, units, ids, between)
+    return cells, whole
 
 
 def random_plan(layout: ModelLayout, seed: int) -> PrecisionPlan:
@@ -188,21 +210,36 @@ def random_plan(layout: ModelLayout, seed: int) -> PrecisionPlan:
     return PrecisionPlan(precisions={linear.name: PRECISIONS[i] for linear, i in pairs})
 
 
-def _timed(work: Callable[[], T]) -> tuple[float, T]:
-    started = perf_counter()
-    found = work()
+def _now() -> tuple[float, float]:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return perf_counter() - started, found
+    return perf_counter(), process_time()
 
 
-def _row(what: str, seconds: list[float]) -> dict[str, form.Cell]:
+def _since(started: tuple[float, float]) -> Cost:
+    seconds, cpu_seconds = _now()
+    return Cost(seconds - started[0], cpu_seconds - started[1])
+
+
+def _timed(work: Callable[[], T]) -> tuple[Cost, T]:
+    started = _now()
+    found = work()
+    return _since(started), found
+
+
+def _median(costs: list[Cost]) -> float:
+    return median(cost.seconds for cost in costs)
+
+
+def _row(what: str, costs: list[Cost]) -> dict[str, form.Cell]:
+    seconds = [cost.seconds for cost in costs]
     return {
         "what": what,
         "median_seconds": median(seconds),
         "lowest_seconds": min(seconds),
         "highest_seconds": max(seconds),
-        "repetitions": len(seconds),
+        "median_cpu_seconds": median(cost.cpu_seconds for cost in costs),
+        "repetitions": len(costs),
     }
 
 
