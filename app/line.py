@@ -13,6 +13,11 @@ def is_under_way(job: Job) -> bool:
     return job.status in UNDER_WAY
 
 
+def filled(record: RunRecord) -> frozenset[str]:
+    """Return the steps that have filled their slots."""
+    return frozenset(step for step in STEPS if getattr(record, step) is not None)
+
+
 def steps_until(record: RunRecord, goal: str, redo: str | None = None) -> tuple[str, ...]:
     """Return the steps to run so that the goal is done anew.
 

@@ -105,24 +105,29 @@ def status(record: RunRecord, step: str) -> Job | None:
     """
     job = services.job_under_way(record.run_id)
     last = services.last_job(record.run_id, step)
-    strip(record, job or last)
     if job is not None:
-        running(job)
-    elif last is not None and getattr(record, step) is None:
+        running(record, job)
+        return job
+    strip(record, last)
+    if last is not None and getattr(record, step) is None:
         _ended_badly(last)
-    return job
+    return None
 
 
-def running(job: Job) -> None:
-    """Draw progress that renews itself, with a button to stop; the page starts over when the job
-    ends.
+def running(record: RunRecord, job: Job) -> None:
+    """Draw strip and progress, which renew themselves, with a button to stop.
+
+    The whole page starts over when a step has filled its slot, and when the job ends.
     """
+    filled = line.filled(record)
 
     @st.fragment(run_every=EVERY)
     def progress() -> None:
         now = services.jobs().get(job.job_id)
-        if not line.is_under_way(now):
+        known = services.store().read(record.run_id)
+        if not line.is_under_way(now) or line.filled(known) != filled:
             st.rerun()
+        strip(known, now)
         with st.container(border=True):
             progress_bar(now)
             if st.button(

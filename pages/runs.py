@@ -15,10 +15,10 @@ chosen = next((record for record in records if record.run_id == state.run_id()),
 busy = services.job_under_way(chosen.run_id) if chosen is not None else None
 if chosen is not None:
     st.subheader(state.run_name(chosen), anchor=False)
-    widgets.strip(chosen, busy or widgets_runs.newest_job(chosen.run_id))
     if busy is not None:
-        widgets.running(busy)
+        widgets.running(chosen, busy)
     else:
+        widgets.strip(chosen, widgets_runs.newest_job(chosen.run_id))
         widgets_runs.failed_face(chosen)
 
 if records:
