@@ -16,7 +16,7 @@ from qpruner_core.domain.footprint import bits_per_weight, dense_bytes, format_b
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.export import ExportFacts
 from qpruner_core.export.config import is_uniform, layer_widths
-from qpruner_core.export.snippets import ADAPTER_FOLDER, snippet
+from qpruner_core.export.snippets import ADAPTER_FOLDER, install_line, snippet
 
 MANIFEST = "qpruner.json"
 """Name of the manifest inside the folder."""
@@ -69,6 +69,7 @@ def model_card(facts: ExportFacts, format_name: str, folder_name: str, weight_by
         f"# {facts.card.title}, compressed with QPruner Studio",
         _summary(facts, weight_bytes),
         "## Open it",
+        f"```\n{install_line(format_name, adapter=facts.adapter is not None)}\n```",
         f"```python\n{code}\n```",
         *_adapter_words(facts),
         "## How it was made",

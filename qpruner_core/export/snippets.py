@@ -20,6 +20,17 @@ def needs_remote_code(format_name: str, *, uniform: bool) -> bool:
     return _REMOTE_CODE[format_name] or not uniform
 
 
+def install_line(format_name: str, *, adapter: bool = False) -> str:
+    """Return the command that installs what the snippet of a format imports.
+
+    Args:
+        format_name: Catalogue name of an export format.
+        adapter: Whether the folder carries a recovery adapter.
+    """
+    extra = {"hf_mixed": " bitsandbytes", "hf_16bit": ""}[format_name]
+    return f"pip install torch transformers accelerate{extra}{' peft' if adapter else ''}"
+
+
 def snippet(
     format_name: str, folder: str | Path, *, uniform: bool = False, adapter: bool = False
 ) -> str:

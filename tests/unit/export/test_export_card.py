@@ -30,6 +30,7 @@ def test_the_card_says_how_it_was_made_what_it_measures_and_how_it_opens(
     assert text.startswith("---\nlibrary_name: transformers\n")
     assert "base_model: org/tiny" in text
     assert "trust_remote_code=True" in text
+    assert "pip install torch transformers accelerate bitsandbytes\n" in text
     assert "| 0 | 2 x nf4, 2 x int8, 2 x bf16, 1 x fp4 |" in text
     assert "| dense, 16 bit | 4.482 | 1.5000 | 75.0% | 1.00 MiB | cpu |" in text
     assert "qpruner run --model org/tiny" in text
