@@ -198,7 +198,7 @@ class RecoveryOutcome:
     estimated_memory_bytes: int
     """Training memory estimated beforehand."""
     peak_memory_bytes: int | None
-    """Measured: peak of the CUDA allocator, or growth of resident memory on CPU; None if
+    """Measured: peak of the CUDA allocator, or bytes of all tensors held on CPU; None if
     unknown.
     """
 

@@ -7,6 +7,7 @@ a folder must not depend on the machine that wrote it.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from qpruner_core.domain.footprint import plan_bytes
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.record import ExportOutcome, RunRecord, Trial
+from qpruner_core.domain.spec import RunSpec
 from qpruner_core.errors import NotReadyError
 from qpruner_core.export import ExportFacts
 from qpruner_core.export.card import MANIFEST
@@ -105,7 +107,39 @@ def _facts(record: RunRecord, trial: Trial, plan: PrecisionPlan) -> ExportFacts:
         plan=plan,
         measured=measured,
         adapter=adapter,
+        command=_command(record.spec),
     )
+
+
+def _command(spec: RunSpec) -> str:
+    """Return the command line that goes the same way again, default settings left out."""
+    default = RunSpec(model=spec.model)
+    options = {
+        "--model": (spec.model.source, None),
+        "--revision": (spec.model.revision, None),
+        "--calibration": (spec.data.calibration, default.data.calibration),
+        "--heldout": (spec.data.heldout, default.data.heldout),
+        "--training": (spec.data.training, default.data.training),
+        "--tasks": (spec.data.tasks, default.data.tasks),
+        "--pruning-ratio": (spec.pruning.ratio, None),
+        "--criterion": (spec.pruning.criterion, default.pruning.criterion),
+        "--scope": (spec.pruning.scope, default.pruning.scope),
+        "--shape": (spec.pruning.shape, default.pruning.shape),
+        "--memory-budget": (spec.search.memory_budget, None),
+        "--precisions": (",".join(spec.search.precisions), ",".join(default.search.precisions)),
+        "--tie": (spec.search.tie, default.search.tie),
+        "--objective": (spec.search.objective, default.search.objective),
+        "--strategy": (spec.search.strategy, default.search.strategy),
+        "--trials": (spec.search.n_trials, None),
+        "--recovery-steps": (spec.recovery.steps, default.recovery.steps),
+        "--format": (spec.export.format, default.export.format),
+        "--seed": (spec.search.seed, None),
+    }
+    words = ["qpruner", "run"]
+    for option, (value, usual) in options.items():
+        if value is not None and value != usual:
+            words += [option, str(value)]
+    return shlex.join(words)
 
 
 def _files(folder: Path) -> dict[str, str]:

@@ -99,9 +99,9 @@ def recover(  # noqa: PLR0913 - one call of the line, every argument is another 
             estimated_memory_bytes=estimate,
             peak_memory_bytes=None,
         )
-    memory = PeakMemory(next(model.parameters()).device)
     with _seeded(model, spec.seed):
         wrapped = add_adapters_(model, layout, spec)
+        memory = PeakMemory(wrapped)
         losses = Trainer(wrapped, spec, memory).run(training, on_progress, should_stop or never)
     peak = memory.peak_bytes
     adapter_bytes = save_adapter(wrapped, folder)

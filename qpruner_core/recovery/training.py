@@ -106,8 +106,8 @@ class Trainer:
     def _step_(self, ids: torch.Tensor, number: int) -> float:
         for group in self._optimizer.param_groups:
             group["lr"] = self._spec.learning_rate * rate_factor(number, self._spec.steps)
-        loss = self._model(input_ids=ids, labels=ids, use_cache=False).loss
-        self._memory.sample()
+        with self._memory.forward(self._optimizer):
+            loss = self._model(input_ids=ids, labels=ids, use_cache=False).loss
         value = float(loss.detach())
         if not isfinite(value):
             raise NonFiniteLossError(

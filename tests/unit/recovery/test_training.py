@@ -87,7 +87,7 @@ def test_training_text_without_a_sequence_is_refused_with_a_sentence() -> None:
 def test_a_loss_that_is_no_number_names_its_step_and_leaves_eval_mode() -> None:
     model = Scripted([2.0, 1.0, float("nan"), 1.0])
     spec = RecoverySpec(steps=4, batch_size=2, sequence_length=8)
-    trainer = Trainer(model, spec, PeakMemory(CPU))
+    trainer = Trainer(model, spec, PeakMemory(model))
     training = torch.zeros(4, 8, dtype=torch.int64)
     with pytest.raises(NonFiniteLossError, match="step 3 of 4 is nan"):
         trainer.run(training, silent, never)
@@ -103,9 +103,16 @@ def test_the_estimate_counts_weights_and_grows_with_the_batch(tiny_layout: Model
     assert large == training_bytes_estimate(tiny_layout, plan, precision_formats(), load).total
 
 
-def test_the_peak_sees_memory_that_is_held_while_it_looks() -> None:
-    memory = PeakMemory(CPU)
-    held = torch.ones(64 * 2**20, dtype=torch.uint8)
-    memory.sample()
-    del held
-    assert memory.peak_bytes > 32 * 2**20
+def test_the_peak_counts_weights_optimiser_state_and_what_the_graph_keeps() -> None:
+    model = torch.nn.Linear(8, 4, bias=False)
+    optimizer = torch.optim.AdamW(model.parameters())
+    memory = PeakMemory(model)
+    inputs = torch.ones(16, 8)
+    for _ in range(2):
+        with memory.forward(optimizer):
+            loss = model(inputs).exp().sum()
+        loss.backward()
+        optimizer.step()
+    weights, moments, step_counter = 4 * 8 * 4, 2 * 4 * 8 * 4, 4
+    kept = 4 * 16 * 8 + 4 * 16 * 4  # the inputs of the Linear, the outputs of exp
+    assert memory.peak_bytes == weights + moments + step_counter + kept

@@ -1,0 +1,181 @@
+"""What a newcomer lives: from the first page to a downloaded checkpoint that opens elsewhere.
+
+The real app, a real worker, the demo model, in Chromium.
+"""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from itertools import takewhile
+from pathlib import Path
+from threading import Thread
+
+import pytest
+from playwright.sync_api import Locator, Page, expect, sync_playwright
+
+ROOT = Path(__file__).resolve().parents[2]
+MINUTES = 60_000
+STEP_LIMIT = 5 * MINUTES
+CHROMIUM_FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+)
+LOAD = """
+import sys, torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+folder = sys.argv[1]
+model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained(folder)
+ids = tokenizer("kabor", return_tensors="pt").input_ids
+said = model.generate(ids, max_new_tokens=4, do_sample=False)
+print(said.shape[1] - ids.shape[1], "qpruner_core" in sys.modules)
+"""
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture
+def studio(tmp_path: Path) -> Iterator[str]:
+    """`make run` without make: the launcher on a free port, with a fresh home; its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-u", "-m", "app.launch", "--port", str(port)]
+    said: list[str] = []
+    with subprocess.Popen(
+        [*command, "--home", str(tmp_path / "home")],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        lines = iter(process.stdout.readline, "")
+        try:
+            said += takewhile(lambda line: str(port) not in line, lines)
+            assert process.poll() is None, "".join(said)
+            Thread(target=said.extend, args=(lines,), daemon=True).start()
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            assert process.wait(30) == 0, "".join(said)[-3000:]
+
+
+@pytest.fixture
+def page() -> Iterator[Page]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=list(CHROMIUM_FLAGS)
+        )
+        page = browser.new_page(viewport={"width": 1440, "height": 1000}, accept_downloads=True)
+        page.set_default_timeout(30_000)
+        yield page
+        browser.close()
+
+
+def settled(page: Page) -> None:
+    """Wait until the script has run to its end."""
+    expect(
+        page.locator("[data-testid='stApp'][data-test-script-state='notRunning']")
+    ).to_be_visible()
+
+
+def visit(page: Page, title: str) -> None:
+    page.get_by_test_id("stSidebarNav").get_by_role("link", name=title).click()
+    expect(page.get_by_role("heading", name=title, exact=True)).to_be_visible()
+    settled(page)
+
+
+def press(page: Page, name: str) -> None:
+    page.get_by_role("button", name=name, exact=True).click()
+    settled(page)
+
+
+def points_of(page: Page, chart: Locator, trace: str) -> list[dict[str, float]]:
+    """Return where the points of the traces of that name lie on the screen."""
+    found = chart.evaluate(
+        """(box, name) => {
+            const plot = box.querySelector('.js-plotly-plot');
+            const at = plot.getBoundingClientRect();
+            const { xaxis, yaxis } = plot._fullLayout;
+            return plot._fullData.filter(t => t.name.includes(name)).flatMap(t =>
+                Array.from(t.x).map((x, i) => ({
+                    x: at.left + xaxis._offset + xaxis.d2p(x),
+                    y: at.top + yaxis._offset + yaxis.d2p(t.y[i]),
+                })));
+        }""",
+        trace,
+    )
+    assert found, f"no trace named {trace}"
+    return found
+
+
+def test_from_the_first_page_to_a_checkpoint_that_opens_elsewhere(studio, page, tmp_path):
+    page.goto(studio)
+    settled(page)
+    expect(page.get_by_role("button", name="Compress the demo model")).to_be_visible()
+    press(page, "Create run")
+
+    visit(page, "Importance")
+    press(page, "Start scoring")
+    expect(page.get_by_text(re.compile("Measured on cpu over"))).to_be_visible(timeout=STEP_LIMIT)
+    expect(page.locator(".js-plotly-plot .heatmaplayer").first).to_be_visible()
+
+    visit(page, "Pruning")
+    slider = page.get_by_role("slider", name="Pruning ratio, %")
+    before = page.get_by_test_id("stMetric").first.inner_text()
+    for _ in range(10):
+        slider.press("ArrowRight")
+    settled(page)
+    expect(page.get_by_test_id("stMetric").first).not_to_have_text(before)
+    press(page, "Prune")
+    expect(page.get_by_text("What was measured").first).to_be_visible(timeout=STEP_LIMIT)
+
+    visit(page, "Search")
+    page.get_by_label("Trials").fill("8")
+    page.get_by_label("Trials").press("Enter")
+    settled(page)
+    press(page, "Search")
+    expect(page.get_by_role("progressbar").first).to_be_visible(timeout=STEP_LIMIT)
+    expect(page.get_by_role("button", name="Open in Results")).to_be_visible(timeout=STEP_LIMIT)
+
+    visit(page, "Results")
+    chart = page.get_by_test_id("stPlotlyChart").first
+    chart.scroll_into_view_if_needed()
+    point = points_of(page, chart, "QPruner-1")[0]
+    page.mouse.click(point["x"], point["y"])
+    expect(page).to_have_url(re.compile("trial="))
+    expect(page.get_by_text(re.compile("A · QPruner-1"))).to_be_visible()
+    expect(page.get_by_text("Traceback")).to_have_count(0)
+
+    visit(page, "Export")
+    press(page, "Export")
+    link = page.get_by_role("link", name="Download as zip")
+    expect(link).to_be_visible(timeout=STEP_LIMIT)
+    with page.expect_download() as waiting:
+        link.click()
+    archive = tmp_path / "checkpoint.zip"
+    waiting.value.save_as(archive)
+
+    folder = tmp_path / "elsewhere"
+    with zipfile.ZipFile(archive) as packed:
+        packed.extractall(folder)
+    config = next(folder.rglob("config.json"))
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", LOAD, str(config.parent)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.split() == ["4", "False"]
