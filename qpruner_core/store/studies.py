@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from qpruner_core.store.home import database_url
@@ -21,6 +24,12 @@ def delete_studies(store_home: Path, run_id: str) -> list[str]:
     url = study_url(store_home)
     if url.startswith("sqlite") and not (store_home / "studies.db").exists():
         return []
+    # The lock that workers hold while they change studies; PostgreSQL needs none for this.
+    with _locked(store_home / "studies.db.lock"):
+        return _delete(url, run_id)
+
+
+def _delete(url: str, run_id: str) -> list[str]:
     import optuna  # noqa: PLC0415 - half a second that only deleting needs
 
     storage = optuna.storages.RDBStorage(url, engine_kwargs=_engine(url))
@@ -35,6 +44,13 @@ def delete_studies(store_home: Path, run_id: str) -> list[str]:
     finally:
         storage.engine.dispose()
     return names
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed
+        yield
 
 
 def _engine(url: str) -> dict[str, object]:

@@ -7,13 +7,13 @@ from pathlib import Path
 from threading import Event as Flag
 from time import monotonic
 
-import optuna
 import pytest
 
 from app.launch import Patience, WorkerKeeper
 from qpruner_core.domain.record import STEPS
 from qpruner_core.domain.spec import ImportanceSpec, ModelSpec, PruningSpec, RunSpec, SearchSpec
 from qpruner_core.jobs import Jobs
+from qpruner_core.search.reading import read_trials
 from qpruner_core.store.records import RunStore
 
 N_TRIALS = 14
@@ -59,15 +59,13 @@ class Site:
         return found
 
     def finished(self, run_id):
-        """Return number -> objective values of the trials that Optuna holds as complete."""
-        if not (self.store.home / "studies.db").exists():
+        """Return number -> metrics of the trials that the storage holds as complete."""
+        told = [event.progress.message for event in self.store.events(run_id)]
+        if not any(words.startswith("trial") for words in told):
             return {}
-        url = self.store.study_url()
-        for name in optuna.get_all_study_names(url):
-            if name.startswith(run_id):
-                trials = optuna.load_study(study_name=name, storage=url).trials
-                return {t.number: t.values for t in trials if t.state.is_finished()}
-        return {}
+        name = self.store.read(run_id).study_name
+        trials = read_trials(self.store.study_url(), name)
+        return {trial.number: trial.metrics for trial in trials if trial.state == "complete"}
 
     def search_is_past(self, run_id, n_trials):
         return lambda: (found := self.finished(run_id)) and len(found) > n_trials and found
