@@ -31,6 +31,10 @@ _ATTRIBUTES = (
 _KEYS = {"plan": PLAN, "metrics": METRICS, "reason": REASON}
 
 
+_LAST_TABLE = "alembic_version"
+"""Optuna makes this table after all others: where it is missing, some others may be too."""
+
+
 class _Query(Protocol):
     def __call__(self, sql: str, values: dict[str, Any]) -> Sequence[Any]: ...
 
@@ -114,7 +118,9 @@ def _query(url: str) -> Iterator[_Query | None]:
     else:
         address = f"file:{quote(str(path))}?mode=ro"
         with closing(sqlite3.connect(address, uri=True, timeout=10)) as connection:
-            tables = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'studies'")
+            tables = connection.execute(
+                "SELECT 1 FROM sqlite_master WHERE name = ?", [_LAST_TABLE]
+            )
             known = tables.fetchone() is not None
             yield (
                 (lambda sql, values: connection.execute(sql, values).fetchall()) if known else None
@@ -126,7 +132,7 @@ def _postgres(url: str) -> Iterator[_Query | None]:
 
     engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
     with engine.connect() as connection:
-        known = sqlalchemy.inspect(connection).has_table("studies")
+        known = sqlalchemy.inspect(connection).has_table(_LAST_TABLE)
         yield (
             (lambda sql, values: connection.execute(sqlalchemy.text(sql), values).fetchall())
             if known

@@ -39,6 +39,14 @@ def test_a_database_without_studies_or_without_this_one_is_empty(open_study, sto
     assert read_trials(storage, "another") == ()
 
 
+def test_a_database_whose_tables_are_still_being_made_is_empty(open_study, storage):
+    open_study().close()
+    with closing(sqlite3.connect(storage)) as half:
+        half.execute("DROP TABLE alembic_version")
+        half.execute("DROP TABLE study_user_attributes")
+    assert read_trials(storage, "s") == ()
+
+
 def test_readers_see_what_the_study_says_in_every_state(open_study, storage, make_space, measure):
     space = make_space()
     with open_study() as study:
