@@ -13,6 +13,9 @@ from qpruner_core.domain.footprint import format_bytes
 
 N_TICKS = 6
 
+PLAIN = {"displayModeBar": False}
+"""Plotly's settings for a picture that needs no zoom: its buttons would cover the upper edge."""
+
 
 def figure(height: int, legend: bool = True) -> go.Figure:
     """Return an empty figure with our margins; colours and fonts come from the theme."""

@@ -89,6 +89,15 @@ def of_run(record: RunRecord) -> list[Point]:
     return found + [replace(blank, name=name, metrics=metrics) for name, metrics in reference]
 
 
+def loss_at_16_bit(record: RunRecord) -> float:
+    """Return the held-out loss that predictions start from: of the pruned model at 16 bit.
+
+    It is measured by the same suite as every trial. Sensitivities are measured on calibration text, so only their
+    increases are taken over.
+    """
+    return record.prune.after.loss if record.prune is not None else 0.0
+
+
 def front_of(points: Sequence[Point], objective: str) -> list[Point]:
     """Return the non-dominated among points that carry a plan, by ascending bytes."""
     carried = [point for point in points if point.plan is not None]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import streamlit as st
 
-from app import charts_plan, line, navigation, services, state, wording
+from app import charts_base, charts_plan, line, navigation, services, state, wording
 from app.glossary import tip
 from qpruner_core.catalog import check_spec
 from qpruner_core.domain.layout import ModelLayout
@@ -235,7 +235,7 @@ def while_busy(busy: bool, draw: Callable[[], None]) -> None:
 
 def layer_map(layout: ModelLayout, plan: PrecisionPlan, key: str) -> None:
     """Draw which precision every Linear has."""
-    st.plotly_chart(charts_plan.layer_map(layout, plan), key=key, config={"displayModeBar": False})
+    st.plotly_chart(charts_plan.layer_map(layout, plan), key=key, config=charts_base.PLAIN)
 
 
 def with_part(spec: RunSpec, **parts: object) -> RunSpec:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from app import charts_importance, services, state, tables_importance
+from app import charts_base, charts_importance, services, state, tables_importance
 from app.glossary import tip
 from app.tables_importance import Row
 from qpruner_core.catalog import CRITERIA
@@ -88,7 +88,9 @@ def units_panel(record: RunRecord, key: str, layer: int) -> None:
         return
     kept = record.prune.plan.kept.get(group.name) if record.prune is not None else None
     st.plotly_chart(
-        charts_importance.units(scores[group.name], kept, word), key="importance/units"
+        charts_importance.units(scores[group.name], kept, word),
+        key="importance/units",
+        config=charts_base.PLAIN,
     )
     st.caption(
         f"{len(scores[group.name])} units, scores measured on "
@@ -114,7 +116,11 @@ def sensitivity_panel(record: RunRecord, layer: int) -> None:
     labels = {
         c.unit: c.unit.split(".", 2)[2] if c.unit.count(".") > 1 else "whole layer" for c in cells
     }
-    st.plotly_chart(charts_importance.sensitivities(cells, labels), key="importance/sensitivity")
+    st.plotly_chart(
+        charts_importance.sensitivities(cells, labels),
+        key="importance/sensitivity",
+        config=charts_base.PLAIN,
+    )
     st.caption(
         f"Measured on {measured.device}; loss with only this unit at the precision, minus the "
         "loss at 16 bit."

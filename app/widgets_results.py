@@ -171,7 +171,7 @@ def _effect(record: RunRecord, plan: PrecisionPlan) -> None:
         figures.append(
             Figure(
                 label="Loss per token",
-                value=wording.nats(measured.loss_16_bit + increase),
+                value=wording.nats(points.loss_at_16_bit(record) + increase),
                 term="loss",
                 origin=wording.ESTIMATED,
                 change=f"{increase:+.3f} nats/token",

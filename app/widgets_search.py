@@ -59,7 +59,7 @@ def live_front(record: RunRecord, spec: SearchSpec, dense: ModelLayout) -> None:
         budget_bytes=budget,
         chosen=best.key if best is not None else None,
         predicted=predicted,
-        loss_16_bit=now.quantize.loss_16_bit if now.quantize is not None else 0.0,
+        loss_16_bit=points.loss_at_16_bit(now),
     )
     st.plotly_chart(charts_front.front(found, view), key="search/front")
     failed = [trial for trial in trials if trial.state == "failed"]
@@ -87,7 +87,7 @@ def best(record: RunRecord, spec: SearchSpec, dense: ModelLayout) -> None:
         )
         return
     foreseen = best_under(predicted, max(budget, int(predicted.weight_bytes[0])))
-    base = record.quantize.loss_16_bit if record.quantize is not None else 0.0
+    base = points.loss_at_16_bit(record)
     st.subheader("Best plan under the budget, predicted", anchor=False)
     widgets.figures(
         [

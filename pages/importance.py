@@ -2,7 +2,15 @@
 
 import streamlit as st
 
-from app import charts_importance, forms, state, tables_importance, widgets, widgets_importance
+from app import (
+    charts_base,
+    charts_importance,
+    forms,
+    state,
+    tables_importance,
+    widgets,
+    widgets_importance,
+)
 from app.glossary import tip
 
 widgets.title("importance")
@@ -42,6 +50,7 @@ st.plotly_chart(
     key=widgets_importance.HEATMAP,
     on_select=widgets_importance.take_click,
     selection_mode="points",
+    config=charts_base.PLAIN,
 )
 left, right = st.columns(2, gap="large")
 with left:
@@ -55,4 +64,8 @@ with st.expander("Do the criteria agree?", expanded=False):
         st.info("Show at least two rows to compare their order of layers.")
     else:
         correlation = tables_importance.rank_agreement(rows)
-        st.plotly_chart(charts_importance.agreement(correlation), key="importance/agreement")
+        st.plotly_chart(
+            charts_importance.agreement(correlation),
+            key="importance/agreement",
+            config=charts_base.PLAIN,
+        )

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from app import charts_pruning, forms, services, state, widgets, widgets_pruning
+from app import charts_base, charts_pruning, forms, services, state, widgets, widgets_pruning
 
 widgets.title("pruning")
 record = state.require_run()
@@ -18,7 +18,11 @@ with left:
 with right:
     preview = services.preview(record, card.layout, spec)
     widgets_pruning.sizes(card.layout, preview.layout)
-    st.plotly_chart(charts_pruning.kept_units(card.layout, preview.layout), key="pruning/preview")
+    st.plotly_chart(
+        charts_pruning.kept_units(card.layout, preview.layout),
+        key="pruning/preview",
+        config=charts_base.PLAIN,
+    )
     widgets_pruning.protected_line(card.layout.n_layers, spec)
     if record.score is None:
         st.caption(
