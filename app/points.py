@@ -92,8 +92,8 @@ def of_run(record: RunRecord) -> list[Point]:
 def loss_at_16_bit(record: RunRecord) -> float:
     """Return the held-out loss that predictions start from: of the pruned model at 16 bit.
 
-    It is measured by the same suite as every trial. Sensitivities are measured on calibration text, so only their
-    increases are taken over.
+    The same suite measured it as every trial. Sensitivities come from calibration text, so that
+    only their increases are taken over.
     """
     return record.prune.after.loss if record.prune is not None else 0.0
 

@@ -56,7 +56,7 @@ def result(record: RunRecord, outcome: ExportOutcome) -> None:
                 origin=wording.ESTIMATED,
             ),
             Figure(
-                label="Logits differ by",
+                label="Logit gap",
                 value=f"{outcome.max_logit_difference:.3g}",
                 term="reload_proof",
                 origin=wording.MEASURED,
