@@ -22,8 +22,11 @@ def load_folder(folder, **changes):
     return load(ModelSpec(source=str(folder), **changes), CPU)
 
 
-def test_a_folder_gives_the_model_that_was_saved(tiny_folder, tiny_model, tiny_layout):
+def test_a_folder_of_32_bit_gives_the_model_that_was_saved_at_16_bit(
+    tiny_folder, tiny_model, tiny_layout
+):
     loaded = load_folder(tiny_folder)
+    tiny_model.bfloat16().float()
     ids = torch.arange(12)[None]
     with torch.no_grad():
         assert torch.equal(loaded.model(ids).logits, tiny_model(ids).logits)
