@@ -64,10 +64,10 @@ class Job:
 
     job_id: str
     kind: str
-    """``"line"``, ``"measure"`` or ``"generate"``."""
+    """``"line"``, ``"finish"``, ``"measure"`` or ``"generate"``."""
     run_id: str
     steps: tuple[str, ...]
-    """The verbs of a line job, in order; empty for the other kinds."""
+    """The verbs of a line job, in order; *search* for finish; empty for the other kinds."""
     status: str
     """``"queued"``, ``"running"``, ``"done"``, ``"failed"`` or ``"cancelled"``."""
     progress: Progress | None
@@ -129,6 +129,19 @@ class Jobs:
         check_spec(spec)
         return self._start("line", run_id, steps=list(steps), spec=to_plain(spec))
 
+    def start_finish(self, run_id: str) -> str:
+        """Ask to end a stopped search with what it has measured; return the job's id.
+
+        Raises:
+            BadInputError: There is no such run, or its search has ended already.
+        """
+        if self._store.read(run_id).search is not None:
+            raise BadInputError(
+                f"The search of run {run_id} has ended; its plans are on the Results page. To "
+                f"measure more, start a search with more trials: it goes on with those measured."
+            )
+        return self._start("finish", run_id, steps=["search"])
+
     def start_measure(self, run_id: str, plan: PrecisionPlan) -> str:
         """Put the measurement of a plan made by hand on the queue and return the job's id.
 
@@ -172,7 +185,7 @@ class Jobs:
         """Return what a finished job gave.
 
         Of *measure* that is the plain form of a `Trial`; of *generate* the texts ``prompt``,
-        ``original`` and ``compressed``; of *line* nothing.
+        ``original`` and ``compressed``; of *line* and *finish* nothing.
 
         Raises:
             BadInputError: There is no such job.

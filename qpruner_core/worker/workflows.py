@@ -26,6 +26,7 @@ def register_jobs(bench: Bench) -> None:
     restarted worker finds its way back.
     """
     _register_line(bench)
+    _register_finish(bench)
     _register_measure(bench)
     _register_generate(bench)
 
@@ -85,6 +86,21 @@ def _search(bench: Bench) -> Callable[[str], None]:
         search_finish(run_id)
 
     return run_search
+
+
+def _register_finish(bench: Bench) -> None:
+    @DBOS.step(name="finish")
+    def finish(run_id: str) -> None:
+        bench.tell(run_id, Progress(step="search", done=0, total=1, message="with what is there"))
+        bench.do(
+            run_id,
+            "search, finish",
+            lambda line: _unless_filled(line, "search", line.search_finish),
+        )
+
+    @DBOS.workflow(name="finish", max_recovery_attempts=MAX_KILLS)
+    def finish_job(payload: dict[str, Any]) -> None:
+        finish(payload["run_id"])
 
 
 def _register_measure(bench: Bench) -> None:

@@ -218,6 +218,26 @@ def test_a_cancelled_search_stops_after_its_trial_and_resumes_with_the_next(serv
     assert served.lines(run_id, "ended.txt") == [*SLOTS[:2], *SLOTS[1:], "search"]
 
 
+def test_a_stopped_search_can_be_finished_with_what_it_has_measured(served):
+    run_id = served.run()
+    served.file(run_id, "hold-slot-1").touch()
+    stopped = served.jobs.start_line(run_id, ("search",), SPEC)
+    served.until_reached(run_id, "slot-1")
+    served.jobs.cancel(stopped)
+    until(lambda: "slot-1" in served.lines(run_id, "ended.txt"), "the trial to end")
+    job = served.until_status(served.jobs.start_finish(run_id), "done")
+    assert (job.kind, job.steps, job.error) == ("finish", ("search",), "")
+    assert served.lines(run_id, "ended.txt") == [*SLOTS[:2], "search"]
+    assert served.jobs.result(job.job_id) == {}
+
+
+def test_a_search_that_cannot_be_finished_says_why(served):
+    run_id = served.run()
+    served.file(run_id, "refuse-search").touch()
+    job = served.until_status(served.jobs.start_finish(run_id), "failed")
+    assert job.error == "The budget is 1 MB; 2 MB are needed. Raise the budget."
+
+
 def test_only_an_ended_job_can_be_resumed(served):
     run_id = served.run()
     job_id = served.jobs.start_line(run_id, ("load",), SPEC)
