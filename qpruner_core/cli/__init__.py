@@ -26,7 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         sys.stderr.write(
-            "Stopped. What was finished is kept; the same command goes on from there.\n"
+            "Stopped. What was finished is kept: 'qpruner runs' names the run, and "
+            "'qpruner export RUN_ID' goes on with it.\n"
         )
         return 130
     return 0

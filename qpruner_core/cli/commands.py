@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable
@@ -20,15 +21,6 @@ from qpruner_core.errors import BadInputError, OutputExistsError
 from qpruner_core.inspection import inspect_model
 from qpruner_core.store.home import home
 from qpruner_core.store.records import RunStore
-
-_STEP_OF = {
-    "score": "score",
-    "prune": "prune",
-    "evaluate": "evaluate",
-    "search": "search",
-    "recover": "recover",
-    "export": "export",
-}
 
 
 def run_command(arguments: Namespace) -> None:
@@ -75,7 +67,7 @@ def _continue(arguments: Namespace) -> None:
     """Run every step of an existing run that is missing, up to the one that was asked for."""
     store = _store(arguments)
     record = store.read(arguments.run_id)
-    wanted = _STEP_OF[arguments.command]
+    wanted = arguments.command
     spec = overlay(record.spec, arguments)
     if arguments.command == "export":
         _check_out(spec)
@@ -100,7 +92,11 @@ def _go(
         if not arguments.quiet:
             _show(progress)
 
-    line = Line(store, record.run_id, pick_device(arguments.device), tell)
+    kind, _, card = arguments.device.partition(":")
+    if card:
+        # Before CUDA is first touched: the card that is left is then the only one.
+        os.environ["CUDA_VISIBLE_DEVICES"] = card
+    line = Line(store, record.run_id, pick_device(kind), tell)
     line.begin(spec, steps)
     for step in steps:
         line.run(step)
@@ -134,7 +130,10 @@ def _runs(arguments: Namespace) -> None:
         return
     record = store.read(arguments.run_id)
     if arguments.delete:
-        store.delete(arguments.run_id)
+        from qpruner_core.jobs import Jobs  # noqa: PLC0415 - the job engine takes a second
+
+        Jobs(store.home).forget(record.run_id)
+        store.delete(record.run_id)
         _print(arguments, {"deleted": record.run_id}, [f"Deleted {record.run_id}."])
         return
     _print(arguments, report.run_document(record), report.run_lines(record))

@@ -102,6 +102,8 @@ def _step(commands: _Commands, name: str, words: str) -> None:
     }
     if name in options:
         options[name](parser)
+    if name in ("recover", "export"):
+        parser.add_argument("--trial", type=int, help="number of the plan; default the chosen one")
     parser.add_argument("--seed", type=int, help="seed of everything random")
 
 
@@ -178,7 +180,6 @@ def _recover_options(parser: argparse.ArgumentParser) -> None:
 def _export_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=EXPORTERS.names(), help="default hf_mixed")
     parser.add_argument("--out", help="folder to create; it must not exist yet")
-    parser.add_argument("--trial", type=int, help="number of the plan; default the chosen one")
 
 
 def _runs(commands: _Commands) -> None:

@@ -132,6 +132,8 @@ def trial_document(trial: Trial) -> dict[str, Any]:
         "loss": trial.metrics.loss,
         "accuracy": trial.metrics.accuracy,
         "weight_bytes": trial.metrics.weight_bytes,
+        "standard_error": trial.metrics.standard_error,
+        "device": trial.metrics.device,
     }
 
 

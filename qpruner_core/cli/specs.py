@@ -48,7 +48,6 @@ _FIELDS: dict[str, dict[str, str]] = {
         "steps": "recovery_steps",
         "rank": "lora_rank",
         "learning_rate": "learning_rate",
-        "trial": "trial",
         "seed": "seed",
     },
     "export": {"format": "format", "out": "out", "trial": "trial"},
@@ -78,9 +77,23 @@ def run_spec(arguments: Namespace) -> RunSpec:
 
 
 def overlay(spec: RunSpec, arguments: Namespace) -> RunSpec:
-    """Return the spec with every given argument in its place."""
+    """Return the spec with every given argument in its place.
+
+    The number of a plan counts for the command it was given to, and for no later one.
+    """
+    spec = replace(
+        spec,
+        recovery=replace(spec.recovery, trial=None),
+        export=replace(spec.export, trial=None),
+    )
     changed = {part: _overlay_part(getattr(spec, part), part, arguments) for part in _FIELDS}
-    return replace(spec, **changed)
+    spec = replace(spec, **changed)
+    if arguments.command == "recover":
+        # The plan is the one to train on; what is exported later is asked for then.
+        number = spec.export.trial
+        recovery = replace(spec.recovery, trial=number)
+        spec = replace(spec, recovery=recovery, export=replace(spec.export, trial=None))
+    return spec
 
 
 def _overlay_part(part: Any, name: str, arguments: Namespace) -> Any:

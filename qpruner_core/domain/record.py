@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import ClassVar
 
+from qpruner_core.domain.footprint import dense_bytes, parse_budget
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.plan import PrecisionPlan, PruningPlan
@@ -21,6 +22,9 @@ from qpruner_core.domain.spec import (
 )
 
 STRICT = {"extra": "forbid"}
+
+FIRST_BY_HAND = 1_000_000
+"""Number of the first plan made by hand: beyond any study, so that numbers never change hands."""
 
 STEPS = ("load", "score", "prune", "quantize", "evaluate", "search", "recover", "export")
 """The line, in order; each is a slot of the record."""
@@ -149,7 +153,9 @@ class Trial:
     __pydantic_config__: ClassVar[dict[str, str]] = STRICT
 
     number: int
-    """Position in the study, from 0; baselines count from -1 downwards."""
+    """Position in the study, from 0; baselines count from -1 downwards, plans made by hand from
+    `FIRST_BY_HAND` upwards.
+    """
     name: str
     """Preset name of a baseline, such as ``QPruner-1``; empty for trials of the strategy."""
     plan: PrecisionPlan
@@ -261,10 +267,15 @@ class RunRecord:
         that asking for more trials goes on with the measured ones and any other change starts
         anew.
         """
+        search = self.spec.search
+        budget: str | int = search.memory_budget
+        if self.load is not None:
+            budget = parse_budget(search.memory_budget, dense_bytes(self.load.layout))
         asked = {
             "model": asdict(self.spec.model),
             "data": asdict(self.spec.data),
-            "search": asdict(replace(self.spec.search, n_trials=1)),
+            "search": asdict(replace(search, n_trials=1, memory_budget="")),
+            "budget": budget,
             "kept": dict(self.prune.plan.kept) if self.prune is not None else None,
         }
         text = json.dumps(asked, sort_keys=True, default=list)
@@ -274,6 +285,11 @@ class RunRecord:
     def baselines_name(self) -> str:
         """Name of the stored value with the baselines that were measured for the study so far."""
         return f"baselines-{self.study_name}"
+
+    @property
+    def by_hand_name(self) -> str:
+        """Name of the stored value with the plans that a person had measured beside the study."""
+        return f"by-hand-{self.study_name}"
 
     @property
     def layout(self) -> ModelLayout | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from qpruner_core.catalog import EXPORTERS, precision_formats
 from qpruner_core.domain.footprint import plan_bytes
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.plan import PrecisionPlan
-from qpruner_core.domain.record import ExportOutcome, RunRecord, Trial
+from qpruner_core.domain.record import FIRST_BY_HAND, ExportOutcome, RunRecord, Trial
 from qpruner_core.domain.spec import RunSpec
 from qpruner_core.errors import NotReadyError
 from qpruner_core.export import ExportFacts
@@ -56,7 +57,12 @@ def export_trial(
     pack_(taken.model, layout, plan, taken.device.compute_dtype)
     exporter.export(taken.model, taken.tokenizer, facts, folder)
     tell(2, 3, "opening it in a fresh process")
-    check = reload_check(folder, ids, expected, trust_remote_code=any(folder.glob("*.py")))
+    try:
+        check = reload_check(folder, ids, expected, trust_remote_code=any(folder.glob("*.py")))
+    except BaseException:
+        # What nobody has opened is not done, and would stand in the way of the next attempt.
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     return ExportOutcome(
         spec=spec,
         path=str(folder),
@@ -96,8 +102,11 @@ def _facts(record: RunRecord, trial: Trial, plan: PrecisionPlan) -> ExportFacts:
         measured["pruned, this plan"] = trial.metrics
     adapter = None
     recovered = record.recover
-    wanted = record.spec.export.include_adapter and recovered is not None and recovered.adapter
-    if wanted and recovered is not None and recovered.spec.trial == trial.number:
+    # An adapter belongs to the weights that it was trained on.
+    wanted = record.spec.export.include_adapter and plan == trial.plan
+    if wanted and recovered is not None and recovered.adapter:
+        wanted = recovered.spec.trial == trial.number
+    if wanted and recovered is not None and recovered.adapter:
         adapter = Path(recovered.adapter)
         measured["with the adapter"] = recovered.after
     return ExportFacts(
@@ -107,12 +116,24 @@ def _facts(record: RunRecord, trial: Trial, plan: PrecisionPlan) -> ExportFacts:
         plan=plan,
         measured=measured,
         adapter=adapter,
-        command=_command(record.spec),
+        command=_command(record, trial),
     )
 
 
-def _command(spec: RunSpec) -> str:
-    """Return the command line that goes the same way again, default settings left out."""
+def _command(record: RunRecord, trial: Trial) -> str:
+    """Return the command lines that go the same way again, default settings left out.
+
+    Empty for a plan made by hand, which no command makes.
+    """
+    if trial.number >= FIRST_BY_HAND:
+        return ""
+    words = shlex.join(["qpruner", "run", *_options(record.spec)])
+    if record.search is not None and trial.number != record.search.chosen:
+        words += f"\nqpruner export RUN_ID --trial={trial.number} --out=FOLDER"
+    return words
+
+
+def _options(spec: RunSpec) -> list[str]:
     default = RunSpec(model=spec.model)
     options = {
         "--model": (spec.model.source, None),
@@ -121,10 +142,21 @@ def _command(spec: RunSpec) -> str:
         "--heldout": (spec.data.heldout, default.data.heldout),
         "--training": (spec.data.training, default.data.training),
         "--tasks": (spec.data.tasks, default.data.tasks),
+        "--sequence-length": (spec.data.sequence_length, default.data.sequence_length),
+        "--calibration-tokens": (spec.data.calibration_tokens, default.data.calibration_tokens),
+        "--heldout-tokens": (spec.data.heldout_tokens, default.data.heldout_tokens),
+        "--items-per-task": (spec.data.items_per_task, default.data.items_per_task),
+        "--criteria": (
+            ",".join(spec.importance.criteria),
+            ",".join(default.importance.criteria),
+        ),
         "--pruning-ratio": (spec.pruning.ratio, None),
         "--criterion": (spec.pruning.criterion, default.pruning.criterion),
         "--scope": (spec.pruning.scope, default.pruning.scope),
         "--shape": (spec.pruning.shape, default.pruning.shape),
+        "--protect-first": (spec.pruning.protect_first, None),
+        "--protect-last": (spec.pruning.protect_last, None),
+        "--width-multiple": (spec.pruning.width_multiple, default.pruning.width_multiple),
         "--memory-budget": (spec.search.memory_budget, None),
         "--precisions": (",".join(spec.search.precisions), ",".join(default.search.precisions)),
         "--tie": (spec.search.tie, default.search.tie),
@@ -132,14 +164,17 @@ def _command(spec: RunSpec) -> str:
         "--strategy": (spec.search.strategy, default.search.strategy),
         "--trials": (spec.search.n_trials, None),
         "--recovery-steps": (spec.recovery.steps, default.recovery.steps),
+        "--lora-rank": (spec.recovery.rank, default.recovery.rank),
+        "--learning-rate": (spec.recovery.learning_rate, default.recovery.learning_rate),
         "--format": (spec.export.format, default.export.format),
         "--seed": (spec.search.seed, None),
     }
-    words = ["qpruner", "run"]
-    for option, (value, usual) in options.items():
-        if value is not None and value != usual:
-            words += [option, str(value)]
-    return shlex.join(words)
+    words = [
+        f"{option}={value}"
+        for option, (value, usual) in options.items()
+        if value is not None and value != usual
+    ]
+    return [*words, "--trust-remote-code"] if spec.model.trust_remote_code else words
 
 
 def _files(folder: Path) -> dict[str, str]:

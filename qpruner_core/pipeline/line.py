@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from qpruner_core.catalog import CRITERIA, check_spec, precision_formats
+from qpruner_core.catalog import CRITERIA, STRATEGIES, check_spec, precision_formats
 from qpruner_core.domain.footprint import plan_bytes
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.metrics import Metrics
@@ -39,6 +39,7 @@ from qpruner_core.pipeline.searching import Searching, check_budget
 from qpruner_core.pruning.selection import select
 from qpruner_core.quantization.packing import pack_
 from qpruner_core.quantization.sensitivity import measure as measure_sensitivities
+from qpruner_core.quantization.shapes import check_shapes
 from qpruner_core.recovery.lora import recover
 from qpruner_core.search.pareto import front_numbers
 from qpruner_core.search.space import SearchSpace
@@ -72,6 +73,7 @@ class Line:
         self.should_stop = should_stop
         self._materials = Materials(self.record, device)
         self._searching: Searching | None = None
+        self._search_key: object = None
         self._search_seconds = 0.0
 
     def record(self) -> RunRecord:
@@ -87,11 +89,12 @@ class Line:
             QPrunerError: A name, a budget or a ratio that cannot work for this model.
         """
         check_spec(spec)
-        self._check_feasible(spec, steps)
         first = min(STEPS.index(step) for step in steps)
+        spec = _merged(self.record().spec, spec, first)
+        self._check_feasible(spec, steps)
         emptied: dict[str, Any] = dict.fromkeys(STEPS[first:])
         self._store.write(replace(self.record(), spec=spec, **emptied))
-        self._searching = None
+        self._leave_search()
 
     def step(self, name: str) -> None:
         """Run one verb to its end and fill its slot."""
@@ -255,9 +258,11 @@ class Line:
 
     def search_begin(self) -> int:
         """Return how many slots the search has: baselines and trials."""
-        n_slots = self._search().n_slots
-        self._tell("search", 0, n_slots)
-        return n_slots
+        search = self._search()
+        left_out = ", ".join(search.left_out)
+        words = f"left out, as 4-bit blocks do not fit the widths: {left_out}" if left_out else ""
+        self._tell("search", 0, search.n_slots, words)
+        return search.n_slots
 
     def search_trial(self, slot: int) -> Trial | None:
         """Measure what belongs into a slot; a slot that was measured before is only read."""
@@ -278,8 +283,11 @@ class Line:
 
     def search_finish(self) -> None:
         """Fill the slot of *search* from everything that was measured."""
-        self._fill("search", self._search().finish(), self._search_seconds)
-        self._searching = None
+        found = self._search().finish()
+        measured = [t.metrics.seconds for t in (*found.baselines, *found.trials) if t.metrics]
+        # A search that was taken up by another process took longer than this one has seen.
+        self._fill("search", found, max(self._search_seconds, sum(measured)))
+        self._leave_search()
 
     # between the verbs --------------------------------------------------------------------------
 
@@ -297,11 +305,9 @@ class Line:
         for known in (*found.trials, *found.baselines):
             if known.plan.key == plan.key and known.metrics is not None:
                 return known
-        number = 1 + max((trial.number for trial in found.trials), default=-1)
-        metrics = self._search().measure(plan)
-        trial = Trial(number=number, name="by hand", plan=plan, metrics=metrics)
+        trial = self._search().by_hand(plan)
         trials = (*found.trials, trial)
-        numbers = front_numbers((*found.baselines, *trials), found.spec.objective)
+        numbers = front_numbers((*trials, *found.baselines), found.spec.objective)
         extended = replace(found, trials=trials, front=numbers)
         self._store.write(replace(self.record(), search=extended))
         return trial
@@ -323,12 +329,15 @@ class Line:
         """Refuse a ratio or a budget that no plan reaches, from the headers alone."""
         record = self.record()
         card = record.load if "load" not in steps else None
-        layout = (card or inspect_model(spec.model)).layout
-        pruned = layout
+        card = card or inspect_model(spec.model)
+        _check_length(spec, card)
+        layout = pruned = card.layout
         if record.prune is not None and "prune" not in steps:
             pruned = record.prune.layout
         elif "prune" in steps:
             pruned = select(layout, None, spec.pruning).layout
+        if "quantize" in steps or "search" in steps:
+            check_shapes(pruned, spec.search.precisions)
         if "search" in steps:
             check_budget(spec.search, layout, pruned)
 
@@ -341,10 +350,18 @@ class Line:
         return metrics, [continue_text(model.model, model.tokenizer, p) for p in prompts]
 
     def _search(self) -> Searching:
-        if self._searching is None:
-            self._searching = Searching(self._store, self.record(), self._materials)
-            self._search_seconds = 0.0
+        record = self.record()
+        key = (record.study_name, record.spec.search.n_trials)
+        if self._searching is None or self._search_key != key:
+            self._leave_search()
+            self._searching = Searching(self._store, record, self._materials)
+            self._search_key, self._search_seconds = key, 0.0
         return self._searching
+
+    def _leave_search(self) -> None:
+        if self._searching is not None:
+            self._searching.close()
+            self._searching = None
 
     def _unit_scores(self, criterion: str) -> Mapping[str, np.ndarray]:
         outcome = self.record().score
@@ -389,6 +406,49 @@ class Line:
     ) -> None:
         self.on_progress(
             Progress(step=step, done=done, total=total, message=message, values=values or {})
+        )
+
+
+_OWNERS = {
+    "model": "load",
+    "data": "load",
+    "importance": "score",
+    "pruning": "prune",
+    "search": "search",
+    "recovery": "recover",
+    "export": "export",
+}
+"""Part of the spec -> the last step it decides; a job that begins later leaves it as it was."""
+
+
+def _merged(known: RunSpec, asked: RunSpec, first: int) -> RunSpec:
+    """Return what the record says of the steps before the first, and the job of the others.
+
+    Options are written out, so that equal searches are equal however they were asked for, and
+    numbers of plans go with the search that they belong to.
+    """
+    kept = {
+        part: getattr(known, part) for part, step in _OWNERS.items() if STEPS.index(step) < first
+    }
+    spec = replace(asked, **kept)
+    options = STRATEGIES.options(spec.search.strategy, spec.search.options)
+    spec = replace(spec, search=replace(spec.search, options=options))
+    if first <= STEPS.index("search"):
+        spec = replace(
+            spec,
+            recovery=replace(spec.recovery, trial=None),
+            export=replace(spec.export, trial=None),
+        )
+    return spec
+
+
+def _check_length(spec: RunSpec, card: ModelCard) -> None:
+    """Refuse sequences that the model has no positions for."""
+    longest = max(spec.data.sequence_length, spec.recovery.sequence_length)
+    if longest > card.max_positions:
+        raise BadInputError(
+            f"Sequences of {longest} tokens were asked for, but {card.title} has positions for "
+            f"{card.max_positions}. Choose a sequence length of at most that."
         )
 
 

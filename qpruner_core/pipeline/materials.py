@@ -99,7 +99,7 @@ class Materials:
         """Return what every trial is evaluated on, tokenised once."""
         corpus = self.corpus()
         if "trial" not in self._suites:
-            self._suites["trial"] = build_suite(self.current().tokenizer, corpus)
+            self._suites["trial"] = self._build(corpus)
         return self._suites["trial"]
 
     def full_suite(self) -> Suite:
@@ -108,8 +108,12 @@ class Materials:
         if "full" not in self._suites:
             data = replace(self._record().spec.data, items_per_task=0)
             tokenizer = self.current().tokenizer
-            self._suites["full"] = build_suite(tokenizer, load_corpus(data, tokenizer))
+            self._suites["full"] = self._build(load_corpus(data, tokenizer))
         return self._suites["full"]
+
+    def _build(self, corpus: Corpus) -> Suite:
+        model = self.current()
+        return build_suite(model.tokenizer, corpus, max_length=model.card.max_positions)
 
     def _forget(self) -> None:
         """Let go of the model and its bank, so that their memory is free before the next load."""
@@ -127,7 +131,12 @@ class Materials:
 
     def _load(self) -> LoadedModel:
         self._forget()
-        return load(self._record().spec.model, self._device)
+        record = self._record()
+        spec = record.spec.model
+        if record.load is not None and record.load.revision is not None:
+            # A branch may have moved since; the run stays with the commit it was begun on.
+            spec = replace(spec, revision=record.load.revision)
+        return load(spec, self._device)
 
     def _carry_out(self, plan: PruningPlan) -> LoadedModel:
         model = self.dense()

@@ -13,15 +13,23 @@ from qpruner_core.domain.footprint import dense_bytes, parse_budget
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.plan import PrecisionPlan
-from qpruner_core.domain.record import QuantizationOutcome, RunRecord, SearchOutcome, Trial
+from qpruner_core.domain.record import (
+    FIRST_BY_HAND,
+    QuantizationOutcome,
+    RunRecord,
+    SearchOutcome,
+    Trial,
+)
 from qpruner_core.domain.spec import SearchSpec
 from qpruner_core.errors import (
     BadInputError,
+    IncompatibleShapeError,
     InfeasibleBudgetError,
     NonFiniteLossError,
     NotReadyError,
 )
 from qpruner_core.pipeline.materials import Materials
+from qpruner_core.quantization.shapes import check_plan
 from qpruner_core.search.knapsack import Front, front
 from qpruner_core.search.pareto import best_measured, front_numbers
 from qpruner_core.search.presets import QPRUNER_3, baselines, qpruner_3
@@ -44,8 +52,9 @@ def check_budget(spec: SearchSpec, dense: ModelLayout, pruned: ModelLayout) -> i
         BadInputError: The budget is no number.
         InfeasibleBudgetError: The smallest plan is larger; the message names it.
     """
-    budget = parse_budget(spec.memory_budget, dense_bytes(dense))
-    SearchSpace(pruned, spec.precisions, spec.tie).check_budget(budget)
+    reference = dense_bytes(dense)
+    budget = parse_budget(spec.memory_budget, reference)
+    SearchSpace(pruned, spec.precisions, spec.tie).check_budget(budget, reference)
     return budget
 
 
@@ -61,17 +70,19 @@ class Searching:
         signals = _require_sensitivities(record)
         self._store, self._run_id, self._materials = store, record.run_id, materials
         self._spec, self._name = record.spec.search, record.study_name
-        self._baselines_name = record.baselines_name
+        self._baselines_name, self._by_hand_name = record.baselines_name, record.by_hand_name
         self._layout = record.prune.layout
         self._budget = check_budget(self._spec, record.load.layout, self._layout)
         self._space = SearchSpace(self._layout, self._spec.precisions, self._spec.tie)
-        self._presets = baselines(
+        presets = baselines(
             self._space,
             self._layout,
             signals.mutual_information,
             self._budget,
             seed=self._spec.seed,
         )
+        self._presets = {name: plan for name, plan in presets.items() if self._fits(plan)}
+        self.left_out = tuple(name for name in presets if name not in self._presets)
         self._front: Front = front(self._space, signals.sensitivities)
         self._study: Study | None = None
 
@@ -98,10 +109,10 @@ class Searching:
             NotReadyError: Nothing has been measured.
             InfeasibleBudgetError: Nothing measured fits the budget.
         """
-        trials = self._open().trials()
-        known = self._name_the_refined(self._read_baselines(), trials)
-        everything = (*known, *trials)
-        chosen = best_measured((*trials, *known), self._spec.objective, self._budget)
+        trials = (*self._open().trials(), *self._read(self._by_hand_name))
+        known = self._name_the_refined(self._read(self._baselines_name), trials)
+        everything = (*trials, *known)  # of equal plans the study's own number stays on the front
+        chosen = best_measured(everything, self._spec.objective, self._budget)
         if chosen is None:
             raise InfeasibleBudgetError(
                 "No plan that was measured fits the memory budget. Raise the budget, or measure "
@@ -116,6 +127,28 @@ class Searching:
             front=front_numbers(everything, self._spec.objective),
             chosen=chosen.number,
         )
+
+    def close(self) -> None:
+        """Give the connections to the studies back."""
+        if self._study is not None:
+            self._study.close()
+            self._study = None
+
+    def by_hand(self, plan: PrecisionPlan) -> Trial:
+        """Measure a plan made by hand and keep it beside the study; once for every plan."""
+        known = self._read(self._by_hand_name)
+        for trial in known:
+            if trial.plan.key == plan.key:
+                return trial
+        check_plan(self._layout, plan)
+        trial = Trial(
+            number=FIRST_BY_HAND + len(known),
+            name=f"by hand {len(known) + 1}",
+            plan=plan,
+            metrics=self.measure(plan),
+        )
+        self._store.write_value(self._run_id, self._by_hand_name, (*known, trial))
+        return trial
 
     def measure(self, plan: PrecisionPlan) -> Metrics:
         """Measure one plan on the pruned model: point every Linear at its candidate, evaluate."""
@@ -133,12 +166,17 @@ class Searching:
         return tuple(dict.fromkeys((*self._spec.precisions, *used)))
 
     def _baseline(self, number: int, name: str) -> Trial:
-        known = self._read_baselines()
-        for trial in known:
-            if trial.name == name:
-                return trial
         plan = self._presets[name]
-        trial = Trial(number=number, name=name, plan=plan, metrics=self.measure(plan))
+        known = tuple(t for t in self._read(self._baselines_name) if t.name in self._presets)
+        for trial in known:
+            if trial.name == name and trial.plan.key == plan.key:
+                return trial
+        known = tuple(trial for trial in known if trial.name != name)
+        metrics, reason = self._try(plan)
+        state = "failed" if metrics is None else "complete"
+        trial = Trial(
+            number=number, name=name, plan=plan, metrics=metrics, state=state, reason=reason
+        )
         self._store.write_value(self._run_id, self._baselines_name, (*known, trial))
         return trial
 
@@ -148,20 +186,35 @@ class Searching:
         if proposal.exhausted:
             return None
         if not proposal.done:
-            try:
-                study.record(proposal.number, self.measure(proposal.plan))
-            except NonFiniteLossError as error:
-                study.fail(proposal.number, str(error))
-            except torch.cuda.OutOfMemoryError:
-                torch.cuda.empty_cache()
-                study.fail(proposal.number, OUT_OF_MEMORY)
+            metrics, reason = self._try(proposal.plan)
+            if metrics is not None:
+                study.record(proposal.number, metrics)
+            else:
+                study.fail(proposal.number, reason)
         return next(trial for trial in study.trials() if trial.number == proposal.number)
+
+    def _try(self, plan: PrecisionPlan) -> tuple[Metrics | None, str]:
+        """Return what was measured, or None and why it could not be; a search goes on then."""
+        try:
+            return self.measure(plan), ""
+        except NonFiniteLossError as error:
+            return None, str(error)
+        except torch.cuda.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            return None, OUT_OF_MEMORY
+
+    def _fits(self, plan: PrecisionPlan) -> bool:
+        try:
+            check_plan(self._layout, plan)
+        except IncompatibleShapeError:
+            return False
+        return True
 
     def _open(self) -> Study:
         if self._study is None:
             measured = {
                 trial.plan.key: trial.metrics
-                for trial in self._read_baselines()
+                for trial in self._read(self._baselines_name)
                 if trial.metrics is not None
             }
             self._study = Study.open(
@@ -175,9 +228,8 @@ class Searching:
             )
         return self._study
 
-    def _read_baselines(self) -> tuple[Trial, ...]:
-        found = self._store.read_value(self._run_id, self._baselines_name, tuple[Trial, ...])
-        return found or ()
+    def _read(self, name: str) -> tuple[Trial, ...]:
+        return self._store.read_value(self._run_id, name, tuple[Trial, ...]) or ()
 
     def _name_the_refined(
         self, known: tuple[Trial, ...], trials: tuple[Trial, ...]

@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +17,16 @@ from qpruner_core.domain.spec import (
     RunSpec,
     SearchSpec,
 )
-from qpruner_core.errors import BadInputError, InfeasibleBudgetError, NotReadyError
+from qpruner_core.errors import (
+    BadInputError,
+    IncompatibleShapeError,
+    InfeasibleBudgetError,
+    NonFiniteLossError,
+    NotReadyError,
+)
 from qpruner_core.models.device import pick_device
 from qpruner_core.pipeline import Line
+from qpruner_core.pipeline.searching import Searching
 from qpruner_core.store.records import RunStore
 
 
@@ -65,6 +73,12 @@ def test_the_whole_line_fills_every_slot_and_the_export_reloads(store, spec):
     assert record.export.reload_logits_equal
     assert record.export.spec.trial == record.search.chosen
     assert set(record.seconds) == set(STEPS)
+
+
+def test_the_chosen_plan_stands_on_the_front(store, spec):
+    found = go(start(store, spec), spec, *STEPS[:6]).search
+    assert found.chosen in found.front
+    assert found.chosen >= 0 or all(trial.number < 0 for trial in found.baselines)
 
 
 def test_bytes_of_a_trial_are_those_of_its_plan_and_all_plans_are_distinct(store, spec):
@@ -116,9 +130,13 @@ def test_a_step_done_again_empties_what_followed(store, spec):
 def test_a_budget_no_plan_reaches_is_refused_before_anything_is_computed(store, spec):
     line = start(store, spec)
     small = replace(spec, search=replace(spec.search, memory_budget="0.01"))
-    with pytest.raises(InfeasibleBudgetError, match="smallest"):
+    with pytest.raises(InfeasibleBudgetError, match="smallest") as refused:
         line.begin(small, STEPS)
     assert line.record().load is None
+    named = float(re.search(r"0\.\d+", str(refused.value).replace("0.01", ""))[0])
+    enough = replace(spec, search=replace(spec.search, memory_budget=f"{named + 1e-4:.4f}"))
+    line.begin(enough, STEPS)
+    assert line.record().spec.search.memory_budget == enough.search.memory_budget
 
 
 def test_pruning_by_a_criterion_that_was_not_scored_says_what_to_do(store, spec):
@@ -135,9 +153,13 @@ def test_a_plan_made_by_hand_joins_the_search_once(store, spec):
     record = go(line, spec, *STEPS[:6])
     plan = PrecisionPlan.uniform(record.prune.layout, "fp4")
     trial = line.measure(plan)
-    assert trial.name == "by hand"
+    assert trial.name == "by hand 1"
     assert line.measure(plan) == trial
     assert line.record().search.trials[-1] == trial
+    more = replace(spec, search=replace(spec.search, n_trials=4))
+    found = go(line, more, "search").search
+    assert found.trials[-1] == trial
+    assert [t.number for t in found.trials[:-1]] == [0, 1, 2, 3]
 
 
 def test_both_models_continue_a_prompt(store, spec):
@@ -156,3 +178,74 @@ def test_an_unknown_plan_number_names_where_to_look(store, spec):
     line.begin(wrong, ("export",))
     with pytest.raises(BadInputError, match="no measured plan number 99"):
         line.step("export")
+
+
+def test_without_4_bit_a_model_of_narrow_heads_is_searched_and_names_what_it_leaves_out(
+    store, spec, tiny_model, tiny_tokenizer, tmp_path
+):
+    narrow = tiny_model.config
+    narrow.head_dim = 16
+    folder = tmp_path / "narrow"
+    type(tiny_model)(narrow).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    search = replace(spec.search, precisions=("int8", "bf16"))
+    spec = replace(spec, model=ModelSpec(source=str(folder)), search=search)
+    line, told = start(store, spec), []
+    line.on_progress = told.append
+    found = go(line, spec, *STEPS[:6]).search
+    names = [trial.name for trial in found.baselines]
+    assert "uniform int8" in names
+    assert "QPruner-1" not in names
+    assert any("QPruner-1" in progress.message for progress in told)
+    with pytest.raises(IncompatibleShapeError, match="o_proj"):
+        line.begin(replace(spec, search=SearchSpec(memory_budget="0.9")), STEPS)
+
+
+def test_equal_searches_are_one_study_however_they_were_asked_for(store, spec):
+    line = start(store, spec)
+    go(line, spec, "load")
+    first = replace(spec, search=SearchSpec(memory_budget="0.9", strategy="gp"))
+    line.begin(first, ("search",))
+    name = line.record().study_name
+    written = replace(first.search, memory_budget="0.9000", options={"n_startup": 10}, n_trials=7)
+    line.begin(replace(spec, search=written), ("search",))
+    assert line.record().study_name == name
+    line.begin(replace(spec, search=replace(written, tie="block")), ("search",))
+    assert line.record().study_name != name
+
+
+def test_a_job_leaves_the_spec_of_earlier_steps_as_it_was(store, spec):
+    line = start(store, spec)
+    go(line, spec, *STEPS[:3])
+    other = replace(
+        spec,
+        pruning=replace(spec.pruning, ratio=0.1),
+        recovery=replace(spec.recovery, trial=3),
+    )
+    line.begin(other, ("search",))
+    assert line.record().spec.pruning == spec.pruning
+    assert line.record().spec.recovery.trial is None
+
+
+def test_sequences_beyond_the_models_positions_are_refused(store, spec):
+    data = replace(spec.data, sequence_length=512, calibration_tokens=512, heldout_tokens=512)
+    long = replace(spec, data=data)
+    with pytest.raises(BadInputError, match="positions for 256"):
+        start(store, spec).begin(long, STEPS)
+
+
+def test_a_baseline_that_cannot_be_measured_does_not_end_the_search(store, spec, monkeypatch):
+    line = start(store, spec)
+    go(line, spec, *STEPS[:5])
+    line.begin(spec, ("search",))
+    real = Searching.measure
+
+    def measure(self, plan):
+        if set(plan.precisions.values()) == {"nf4"}:
+            raise NonFiniteLossError("The loss is nan.")
+        return real(self, plan)
+
+    monkeypatch.setattr(Searching, "measure", measure)
+    line.run("search")
+    failed = [t for t in line.record().search.baselines if t.state == "failed"]
+    assert [(t.name, t.reason) for t in failed] == [("QPruner-1", "The loss is nan.")]
