@@ -212,7 +212,7 @@ class Line:
         trial = self._trial(record.spec.recovery.trial)
         spec = replace(record.spec.recovery, trial=trial.number)
         layout = self._materials.layout()
-        training = self._materials.corpus().training
+        training = self._materials.training(spec.sequence_length)
         suite = self._materials.suite()
         taken = self._materials.take_pruned()
         pack_(taken.model, layout, trial.plan, taken.device.compute_dtype)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import torch
+
 from qpruner_core.data import Corpus, load_corpus
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.plan import PruningPlan
@@ -94,6 +96,20 @@ class Materials:
             self._corpus = load_corpus(spec.data, self.current().tokenizer)
             self._suites, self._data_key = {}, key
         return self._corpus
+
+    def training(self, length: int) -> torch.Tensor:
+        """Return the training text in sequences of that many tokens, (n_sequences, length)."""
+        data = self._record().spec.data
+        if length == data.sequence_length:
+            return self.corpus().training
+        data = replace(
+            data,
+            sequence_length=length,
+            calibration_tokens=max(length, data.calibration_tokens),
+            heldout_tokens=max(length, data.heldout_tokens),
+            tasks="none",
+        )
+        return load_corpus(data, self.current().tokenizer).training
 
     def suite(self) -> Suite:
         """Return what every trial is evaluated on, tokenised once."""
