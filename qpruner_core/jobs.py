@@ -38,6 +38,8 @@ QUEUE_LIMITS: dict[str, Any] = {"worker_concurrency": 1, "partition_concurrency"
 """One job per worker at a time, and one per run (the queue's partitions) over all workers."""
 PROGRESS = "progress"
 """The event under which a worker tells how far a job is, as the plain form of an `Event`."""
+BEGIN = "begin"
+"""The first step of a line job; it returns the spec that it left in the record, in plain form."""
 STATUSES = {
     "DELAYED": "queued",
     "ENQUEUED": "queued",
@@ -226,14 +228,12 @@ class Jobs:
         """Go on with a cancelled or failed job at its first unfinished step.
 
         Raises:
-            BadInputError: There is no such job, or it needs no resuming.
+            BadInputError: There is no such job, or `why_not_resumed` says why not.
         """
         job = self.get(job_id)
-        if job.status not in ("cancelled", "failed"):
-            raise BadInputError(
-                f"The job {job_id} is {job.status}; only a cancelled or failed job can be "
-                f"resumed. Start the step again instead."
-            )
+        why_not = self.why_not_resumed(job)
+        if why_not:
+            raise BadInputError(why_not)
         with self._asking():
             if job.status == "cancelled" or job.error == KILLED_TOO_OFTEN:
                 self._client.resume_workflow(job_id, queue_name=QUEUE)
@@ -247,6 +247,32 @@ class Jobs:
                 queue_partition_key=job.run_id,
             )
 
+    def why_not_resumed(self, job: Job) -> str:
+        """Return the sentence that says why a job cannot be resumed; empty if it can.
+
+        The steps of a job follow the run's record, so a job whose record has since been given
+        other settings would go on with those.
+        """
+        if job.status not in ("cancelled", "failed"):
+            return (
+                f"The job {job.job_id} is {job.status}; only a cancelled or failed job can be "
+                f"resumed. Start the step again instead."
+            )
+        newer = self._replaced_by(job)
+        if newer is not None:
+            return (
+                f"The job {job.job_id} is older than the job {newer.job_id} of this run "
+                f"({newer.status}), which has taken its place. Go on with that one, or start the "
+                f"step again: what was measured with equal settings is kept."
+            )
+        if self._asks_for_something_else(job):
+            return (
+                f"The job {job.job_id} was started with settings that the run no longer has: they "
+                f"were changed by a command. Start the step again: what was measured with equal "
+                f"settings is kept."
+            )
+        return ""
+
     def forget(self, run_id: str) -> None:
         """Cancel and remove all jobs of a run, before the run itself is deleted."""
         found = [job.job_id for job in self.list(run_id)]
@@ -256,6 +282,28 @@ class Jobs:
                 self._client.delete_workflows(found)
 
     # helpers -------------------------------------------------------------------------------------
+
+    def _replaced_by(self, job: Job) -> Job | None:
+        """Return the newest later job that gave the run its settings or ended its search."""
+        for other in self.list(job.run_id):
+            if other.job_id == job.job_id:
+                return None
+            never_ran = other.status == "cancelled" and not other.worker
+            if other.kind == "line" and not never_ran:
+                return other
+            ends_search = other.kind == "finish" and other.status not in ("failed", "cancelled")
+            if ends_search and job.kind == "line":
+                return other
+        return None
+
+    def _asks_for_something_else(self, job: Job) -> bool:
+        """Whether the record has another spec than the job's first step left in it."""
+        if job.kind != "line":
+            return False
+        with self._asking():
+            recorded = self._client.list_workflow_steps(job.job_id)
+        left = next((step["output"] for step in recorded if step["function_name"] == BEGIN), None)
+        return left is not None and left != to_plain(self._store.read(job.run_id).spec)
 
     def _start(self, kind: str, run_id: str, **payload: Any) -> str:
         self._store.read(run_id)

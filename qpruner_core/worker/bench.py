@@ -105,6 +105,10 @@ class Bench:
             _LOG.info("%s: %s done", self._job_id, words)
             return result
 
+    def spec(self, run_id: str) -> RunSpec:
+        """Return what the record of a run asks for."""
+        return self._store.read(run_id).spec
+
     def tell(self, run_id: str, progress: Progress) -> None:
         """Set the job's own progress, at the beginning of a step."""
         DBOS.set_event(PROGRESS, to_plain(self._store.append_event(run_id, progress)))

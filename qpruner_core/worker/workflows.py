@@ -10,6 +10,7 @@ from dbos import DBOS
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.progress import Progress
 from qpruner_core.domain.spec import RunSpec
+from qpruner_core.jobs import BEGIN
 from qpruner_core.store.codec import from_plain, to_plain
 from qpruner_core.worker.bench import Bench, RunsTheLine
 
@@ -34,11 +35,12 @@ def register_jobs(bench: Bench) -> None:
 def _register_line(bench: Bench) -> None:
     run_search = _search(bench)
 
-    @DBOS.step(name="begin")
-    def begin(run_id: str, spec: dict[str, Any], steps: list[str]) -> None:
+    @DBOS.step(name=BEGIN)
+    def begin(run_id: str, spec: dict[str, Any], steps: list[str]) -> Any:
         bench.tell(run_id, Progress(step=steps[0], done=0, total=1, message="beginning"))
         wanted = from_plain(RunSpec, spec)
         bench.do(run_id, "begin", lambda line: line.begin(wanted, tuple(steps)))
+        return to_plain(bench.spec(run_id))
 
     @DBOS.step(name="step")
     def step(run_id: str, name: str) -> None:

@@ -5,6 +5,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from threading import Event as Flag
 from time import monotonic
@@ -219,12 +220,7 @@ def test_a_cancelled_search_stops_after_its_trial_and_resumes_with_the_next(serv
 
 
 def test_a_stopped_search_can_be_finished_with_what_it_has_measured(served):
-    run_id = served.run()
-    served.file(run_id, "hold-slot-1").touch()
-    stopped = served.jobs.start_line(run_id, ("search",), SPEC)
-    served.until_reached(run_id, "slot-1")
-    served.jobs.cancel(stopped)
-    until(lambda: "slot-1" in served.lines(run_id, "ended.txt"), "the trial to end")
+    run_id, _ = stopped_search(served)
     job = served.until_status(served.jobs.start_finish(run_id), "done")
     assert (job.kind, job.steps, job.error) == ("finish", ("search",), "")
     assert served.lines(run_id, "ended.txt") == [*SLOTS[:2], "search"]
@@ -246,6 +242,57 @@ def test_only_an_ended_job_can_be_resumed(served):
         served.jobs.resume(job_id)
     served.jobs.cancel(job_id)
     assert served.jobs.get(job_id).status == "done"
+
+
+def stopped_search(workplace):
+    """Return a run, and its job that was stopped in the second slot of the search."""
+    run_id = workplace.run()
+    workplace.file(run_id, "hold-slot-1").touch()
+    job_id = workplace.jobs.start_line(run_id, ("search",), SPEC)
+    workplace.until_reached(run_id, "slot-1")
+    workplace.jobs.cancel(job_id)
+    until(lambda: "slot-1" in workplace.lines(run_id, "ended.txt"), "the trial to end")
+    return run_id, job_id
+
+
+def test_a_job_whose_place_a_newer_one_took_is_not_resumed_under_its_settings(served):
+    run_id, old = stopped_search(served)
+    other = RunSpec(model=ModelSpec(source="demo"), search=SearchSpec(n_trials=3))
+    newer = served.jobs.start_line(run_id, ("load",), other)
+    served.until_status(newer, "done")
+    with pytest.raises(BadInputError, match=f"older than the job {newer}"):
+        served.jobs.resume(old)
+    assert served.jobs.get(old).status == "cancelled"
+
+
+def test_a_newer_job_that_never_ran_stands_in_nobodys_way(place):
+    run_id = place.run()
+    old, newer = (place.jobs.start_line(run_id, ("load",), SPEC) for _ in range(2))
+    place.jobs.cancel(old)
+    assert "older than the job" in place.jobs.why_not_resumed(place.jobs.get(old))
+    place.jobs.cancel(newer)
+    assert place.jobs.why_not_resumed(place.jobs.get(old)) == ""
+    place.jobs.resume(old)
+    assert place.jobs.get(old).status == "queued"
+
+
+def test_a_search_that_was_finished_is_not_resumed_but_one_that_could_not_be_is(served):
+    run_id, old = stopped_search(served)
+    served.file(run_id, "refuse-search").touch()
+    served.until_status(served.jobs.start_finish(run_id), "failed")
+    assert served.jobs.why_not_resumed(served.jobs.get(old)) == ""
+    served.file(run_id, "refuse-search").unlink()
+    served.until_status(served.jobs.start_finish(run_id), "done")
+    assert ".finish." in served.jobs.why_not_resumed(served.jobs.get(old))
+
+
+def test_a_job_is_not_resumed_after_a_command_gave_the_run_other_settings(served):
+    run_id, old = stopped_search(served)
+    assert served.jobs.why_not_resumed(served.jobs.get(old)) == ""
+    other = RunSpec(model=ModelSpec(source="demo"), search=SearchSpec(n_trials=3))
+    served.store.write(replace(served.store.read(run_id), spec=other))
+    with pytest.raises(BadInputError, match="no longer has"):
+        served.jobs.resume(old)
 
 
 def test_a_plan_by_hand_and_a_prompt_give_their_results(served):
