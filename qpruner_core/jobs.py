@@ -97,7 +97,7 @@ class Jobs:
     """
 
     def __init__(self, home: Path, database: str | None = None) -> None:
-        self._store = RunStore(home)
+        self._store = RunStore(home, database)
         self._url = database_url(self._store.home, database)
         self._store.home.mkdir(parents=True, exist_ok=True)
         with self._asking():

@@ -40,10 +40,16 @@ class RunStore:
     """The runs of one home folder; safe to use from several threads, and from several processes.
 
     The folder is made when the first run is.
+
+    Args:
+        home: The home folder.
+        database: URL of the job database, where studies are kept too if it is PostgreSQL;
+            ``QPRUNER_DATABASE`` or SQLite in the home for None.
     """
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, database: str | None = None) -> None:
         self._home = home.expanduser().absolute()
+        self._database = database
         self._known: dict[str, tuple[tuple[int, int, int], RunRecord]] = {}
 
     @property
@@ -108,7 +114,7 @@ class RunStore:
             BadInputError: There is no such run.
         """
         folder = self._existing(run_id)
-        studies.delete_studies(self._home, run_id)
+        studies.delete_studies(self._home, run_id, self._database)
         # Renamed first, so that nobody meets a run of which half is gone.
         gone = folder.with_name(f".gone-{run_id}")
         shutil.rmtree(gone, ignore_errors=True)
@@ -236,7 +242,7 @@ class RunStore:
 
     def study_url(self) -> str:
         """Return the storage URL of the studies; a study's name begins with its run's id."""
-        return studies.study_url(self._home)
+        return studies.study_url(self._home, self._database)
 
     # helpers -----------------------------------------------------------------------------------
 

@@ -10,18 +10,23 @@ from pathlib import Path
 from qpruner_core.store.home import database_url
 
 
-def study_url(store_home: Path) -> str:
-    """Return the storage URL: the PostgreSQL of the jobs if they use one, else SQLite at home."""
-    shared = database_url(store_home)
+def study_url(store_home: Path, database: str | None = None) -> str:
+    """Return the storage URL: the PostgreSQL of the jobs if they use one, else SQLite at home.
+
+    Args:
+        store_home: The home folder.
+        database: URL of the job database; ``QPRUNER_DATABASE`` or SQLite for None.
+    """
+    shared = database_url(store_home, database)
     if not shared.startswith("postgresql"):
         return f"sqlite:///{store_home / 'studies.db'}"
     # The driver that the job engine brings along.
     return f"postgresql+psycopg://{shared.partition('://')[2]}"
 
 
-def delete_studies(store_home: Path, run_id: str) -> list[str]:
-    """Delete all studies of a run and return their names."""
-    url = study_url(store_home)
+def delete_studies(store_home: Path, run_id: str, database: str | None = None) -> list[str]:
+    """Delete all studies of a run and return their names; the database as in `study_url`."""
+    url = study_url(store_home, database)
     if url.startswith("sqlite") and not (store_home / "studies.db").exists():
         return []
     # The lock that workers hold while they change studies; PostgreSQL needs none for this.

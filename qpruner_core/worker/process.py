@@ -59,7 +59,7 @@ def serve(place: Place, make_line: MakeLine, stop: Flag, parent: int | None = No
     logging.captureWarnings(True)
     with registered(place.home, place.device_key, place.device) as info:
         DBOS(config=_config(place, info))
-        register_jobs(Bench(RunStore(place.home), make_line))
+        register_jobs(Bench(RunStore(place.home, place.database), make_line))
         DBOS.launch()
         DBOS.register_queue(
             QUEUE,

@@ -60,6 +60,7 @@ class CountingLine:
     def begin(self, spec, steps):
         self._store.write(replace(self._store.read(self._run_id), spec=spec))
         self._count("begun.txt", "begin " + "+".join(steps))
+        (self._folder / "study_url.txt").write_text(self._store.study_url())
 
     def step(self, name):
         self._work(name, name)

@@ -1,6 +1,7 @@
 """The queue against a real worker process: JSON all the way, killed, stopped, refused, resumed."""
 
 import json
+import os
 import signal
 import sqlite3
 import subprocess
@@ -44,9 +45,10 @@ class Workplace:
         self.jobs = Jobs(home)
         self._processes = []
 
-    def start(self, *flags):
+    def start(self, *flags, **environment):
         process = subprocess.Popen(
             [sys.executable, str(WORKER), str(self.home), *flags],
+            env={**os.environ, **environment},
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -409,6 +411,13 @@ def test_told_to_end_a_worker_ends_soon_and_its_job_goes_on_with_the_next(place)
     place.start()
     place.until_status(job_id, "done")
     assert place.lines(run_id, "ended.txt") == ["load", "score"]
+
+
+def test_a_worker_keeps_studies_where_it_was_told_its_jobs_are(place):
+    run_id = place.run()
+    place.start(QPRUNER_DATABASE="postgresql://somewhere/else")
+    place.until_status(place.jobs.start_line(run_id, ("load",), SPEC), "done")
+    assert place.file(run_id, "study_url.txt").read_text() == f"sqlite:///{place.home}/studies.db"
 
 
 def test_a_device_has_one_worker(served):

@@ -199,6 +199,20 @@ def test_the_command_says_what_is_wrong_and_exits_with_2(tmp_path):
     assert "Traceback" not in said.stderr
 
 
+def test_app_and_worker_are_told_the_same_home_and_database(tmp_path, monkeypatch, words):
+    told = []
+    monkeypatch.setattr(launch, "launch", lambda *given: told.append(given[1]))
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    database = "postgresql://me@server/q"
+    try:
+        assert launch.main(["--home", str(tmp_path), "--database", database]) == 0
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert told == [{"QPRUNER_HOME": str(tmp_path), "QPRUNER_DATABASE": database}]
+    assert words == ["Stopped. Unfinished jobs go on when you start again."]
+
+
 def test_the_launcher_and_the_server_agree_on_the_command():
     code = "from app.server import SERVER_COMMAND as c; print(*c[1:])"
     said = subprocess.run(

@@ -6,6 +6,7 @@ import pytest
 
 from qpruner_core.errors import BadInputError
 from qpruner_core.store import home as house
+from qpruner_core.store.records import RunStore
 from qpruner_core.store.studies import study_url
 
 
@@ -61,3 +62,14 @@ def test_jobs_and_studies_lie_in_the_home_unless_a_database_is_named(tmp_path, m
     assert house.database_url(tmp_path) == "postgresql://me@server/q"
     assert study_url(tmp_path) == "postgresql+psycopg://me@server/q"
     assert house.database_url(tmp_path, "sqlite:///x.db") == "sqlite:///x.db"
+
+
+def test_a_database_named_to_the_store_holds_the_studies_whatever_the_environment_says(
+    tmp_path, monkeypatch
+):
+    store = RunStore(tmp_path, "postgresql://me@server/q")
+    assert store.study_url() == "postgresql+psycopg://me@server/q"
+    monkeypatch.setenv("QPRUNER_DATABASE", "postgresql://me@other/q")
+    assert store.study_url() == "postgresql+psycopg://me@server/q"
+    assert RunStore(tmp_path).study_url() == "postgresql+psycopg://me@other/q"
+    assert RunStore(tmp_path, "sqlite:///x.db").study_url() == f"sqlite:///{tmp_path}/studies.db"
