@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 
 STRICT = {"extra": "forbid"}
 """Read by the JSON codec: a value with unknown keys is refused."""
+WIDTHS_KEY = "qpruner_widths"
+"""Config key of models whose layers a stock config cannot describe: group name -> units."""
+
+_HEADS_DIVIDE_HIDDEN = frozenset({"llama"})
+"""Model types whose stock config refuses a number of query heads that does not divide the hidden
+size, even with an explicit ``head_dim``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +163,24 @@ class ModelLayout:
             groups=tuple(_unit_parameters(group, sizes) for group in groups),
             linears=linears,
         )
+
+
+def heads_open_plainly(layout: ModelLayout, n_kv_heads: int) -> bool:
+    """Whether the stock config of the model accepts that many KV heads with their query heads."""
+    n_heads = n_kv_heads * (layout.n_heads // layout.n_kv_heads)
+    return layout.model_type not in _HEADS_DIVIDE_HIDDEN or layout.hidden_size % n_heads == 0
+
+
+def opens_plainly(layout: ModelLayout) -> bool:
+    """Whether the stock class opens the model: one width per kind, and heads its config accepts.
+
+    Every other model keeps its dense config and lists its units under ``WIDTHS_KEY``.
+    """
+    heads, channels = (
+        {group.n_units for group in layout.groups if group.kind == kind}
+        for kind in ("kv_heads", "mlp_channels")
+    )
+    return len(heads) == len(channels) == 1 and heads_open_plainly(layout, min(heads))
 
 
 def _with_units(group: GroupLayout, kept: int) -> GroupLayout:

@@ -13,9 +13,10 @@ from typing import Any
 
 from qpruner_core.catalog import precision_formats
 from qpruner_core.domain.footprint import bits_per_weight, dense_bytes, format_bytes, plan_bytes
+from qpruner_core.domain.layout import opens_plainly
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.export import ExportFacts
-from qpruner_core.export.config import is_uniform, layer_widths
+from qpruner_core.export.config import layer_widths
 from qpruner_core.export.snippets import ADAPTER_FOLDER, install_line, snippet
 
 MANIFEST = "qpruner.json"
@@ -61,7 +62,7 @@ def model_card(facts: ExportFacts, format_name: str, folder_name: str, weight_by
     code = snippet(
         format_name,
         folder_name,
-        uniform=is_uniform(facts.layout),
+        uniform=opens_plainly(facts.layout),
         adapter=facts.adapter is not None,
     )
     parts = [

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from qpruner_core.domain.layout import ModelLayout
+from qpruner_core.domain.layout import WIDTHS_KEY, ModelLayout, opens_plainly
 
 CLASS_NAMES = {
     "llama": "LlamaForCausalLM",
@@ -19,7 +19,6 @@ CLASS_NAMES = {
     "qwen3": "Qwen3ForCausalLM",
 }
 """``model_type`` -> class in transformers; ``QPruner`` + this in `files/modeling_qpruner.py`."""
-WIDTH_KEYS = ("num_attention_heads", "num_key_value_heads", "intermediate_size")
 _STORAGE = {"F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -38,11 +37,6 @@ def layer_widths(layout: ModelLayout) -> dict[str, list[int]]:
         "num_key_value_heads": kv_heads,
         "intermediate_size": channels,
     }
-
-
-def is_uniform(layout: ModelLayout) -> bool:
-    """Return whether every layer has the same widths, so that the plain class opens the model."""
-    return all(len(set(widths)) == 1 for widths in layer_widths(layout).values())
 
 
 def storage_dtype(card_dtype: str, tensors: Iterable[torch.Tensor]) -> torch.dtype:
@@ -65,22 +59,20 @@ def config_values(
 ) -> dict[str, Any]:
     """Return what goes into ``config.json``, without ``auto_map`` and ``quantization_config``.
 
-    Uniform widths stand under the config's own keys; others stay dense there and
-    ``qpruner_widths`` lists them.
+    Widths that the plain class opens stand under the config's own keys; all others stay dense
+    there, as stock configs check them before any layer is resized, and ``qpruner_widths`` lists
+    them.
     """
     values: dict[str, Any] = json.loads(model.config.to_json_string())
-    for key in (
-        "quantization_config",
-        "auto_map",
-        "qpruner_widths",
-        "torch_dtype",
-        "_name_or_path",
-    ):
+    for key in ("quantization_config", "auto_map", WIDTHS_KEY, "torch_dtype", "_name_or_path"):
         values.pop(key, None)
-    shown = pruned if is_uniform(pruned) else dense
-    values |= {key: layer_widths(shown)[key][0] for key in WIDTH_KEYS}
-    if not is_uniform(pruned):
-        values["qpruner_widths"] = group_widths(pruned)
+    plain = opens_plainly(pruned)
+    widths = layer_widths(pruned if plain else dense)
+    values |= {key: per_layer[0] for key, per_layer in widths.items()}
+    if not plain:
+        # The dense model may itself be one whose layers differ: its stated heads open plainly.
+        values |= {"num_attention_heads": dense.n_heads, "num_key_value_heads": dense.n_kv_heads}
+        values[WIDTHS_KEY] = group_widths(pruned)
     return values | {
         "architectures": [CLASS_NAMES[pruned.model_type]],
         "model_type": pruned.model_type,

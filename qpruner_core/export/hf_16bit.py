@@ -1,7 +1,7 @@
 """Hugging Face folder with every weight at 16 bit.
 
-With the same widths in every layer it is a plain checkpoint; otherwise it ships the file that
-resizes the layers.
+With the same widths in every layer that stock configs accept it is a plain checkpoint; otherwise
+it ships the file that resizes the layers.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from typing import Any
 
 from torch import nn
 
-from qpruner_core.domain.layout import ModelLayout
+from qpruner_core.domain.layout import ModelLayout, opens_plainly
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.errors import BadInputError
 from qpruner_core.export import ExportFacts
 from qpruner_core.export.checkpoint import Flavour, write_checkpoint
-from qpruner_core.export.config import is_uniform
 
 
 class SixteenBitExporter:
@@ -35,7 +34,7 @@ class SixteenBitExporter:
                 f"The plan gives Linears {', '.join(packed)}, but 16-bit folders hold bf16 only. "
                 f"Choose the mixed format, or write the plan with bf16 everywhere."
             )
-        code = () if is_uniform(facts.layout) else ("modeling_qpruner",)
+        code = () if opens_plainly(facts.layout) else ("modeling_qpruner",)
         write_checkpoint(
             model, tokenizer, facts, Flavour(format_name="hf_16bit", code=code), folder
         )

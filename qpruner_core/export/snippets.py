@@ -15,7 +15,7 @@ def needs_remote_code(format_name: str, *, uniform: bool) -> bool:
 
     Args:
         format_name: Catalogue name of an export format.
-        uniform: Whether every layer has the same widths.
+        uniform: Whether the stock class opens the widths, see `layout.opens_plainly`.
     """
     return _REMOTE_CODE[format_name] or not uniform
 
@@ -39,7 +39,8 @@ def snippet(
     Args:
         format_name: Catalogue name of an export format.
         folder: The folder as the person will name it.
-        uniform: Whether every layer has the same widths; then 16-bit exports need no remote code.
+        uniform: Whether the stock class opens the widths, see `layout.opens_plainly`; then 16-bit
+            exports need no remote code.
         adapter: Whether the folder carries a recovery adapter.
     """
     trust = ", trust_remote_code=True" if needs_remote_code(format_name, uniform=uniform) else ""

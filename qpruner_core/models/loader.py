@@ -19,14 +19,13 @@ from transformers import (
 )
 
 from qpruner_core.domain.footprint import format_bytes
-from qpruner_core.domain.layout import ModelLayout
+from qpruner_core.domain.layout import WIDTHS_KEY, ModelLayout
 from qpruner_core.domain.record import ModelCard
 from qpruner_core.domain.spec import ModelSpec
 from qpruner_core.errors import BadInputError, ModelNotFoundError
 from qpruner_core.inspection import model_folder
 from qpruner_core.inspection.cards import folder_card
 from qpruner_core.inspection.folders import read_config
-from qpruner_core.models.architectures.llama import WIDTHS_KEY
 from qpruner_core.models.device import Device
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt")

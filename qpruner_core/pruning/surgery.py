@@ -1,9 +1,9 @@
 """From a plan to a smaller model: the tensors a layout names lose what the plan drops, in place.
 
 All that is to be sliced is known from the layout, so nothing here asks what family a model is of.
-Everything is checked before the first tensor changes. When all layers end with equal widths the
-config says so and the plain class opens the model; else the config stays dense and lists the units
-of every group under ``qpruner_widths``.
+Everything is checked before the first tensor changes. When all layers end with equal widths that
+the stock config accepts, the config says so and the plain class opens the model; else the config
+stays dense and lists the units of every group under ``qpruner_widths``.
 """
 
 from __future__ import annotations
@@ -14,13 +14,9 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from qpruner_core.domain.layout import GroupLayout, ModelLayout
+from qpruner_core.domain.layout import WIDTHS_KEY, GroupLayout, ModelLayout, opens_plainly
 from qpruner_core.domain.plan import PruningPlan
 from qpruner_core.errors import BadInputError, IncompatibleShapeError
-from qpruner_core.pruning.widths import heads_open_plainly
-
-WIDTHS_KEY = "qpruner_widths"
-"""Config key for layers of unequal width: group name -> units; `models.architectures` reads it."""
 
 
 @torch.no_grad()
@@ -140,16 +136,12 @@ def _tell_module_(module: nn.Module, pruned: ModelLayout, group: GroupLayout) ->
 
 def _tell_config_(config: Any, pruned: ModelLayout) -> None:
     """Write the widths where loading will look for them."""
-    units = {
-        kind: {group.n_units for group in pruned.groups if group.kind == kind}
-        for kind in ("kv_heads", "mlp_channels")
-    }
-    heads, channels = units["kv_heads"], units["mlp_channels"]
-    if len(heads) == len(channels) == 1 and heads_open_plainly(pruned, min(heads)):
+    if opens_plainly(pruned):
+        units = {group.kind: group.n_units for group in pruned.groups}
         config.head_dim = pruned.head_dim
-        config.num_key_value_heads = min(heads)
-        config.num_attention_heads = min(heads) * (pruned.n_heads // pruned.n_kv_heads)
-        config.intermediate_size = min(channels)
+        config.num_key_value_heads = units["kv_heads"]
+        config.num_attention_heads = units["kv_heads"] * (pruned.n_heads // pruned.n_kv_heads)
+        config.intermediate_size = units["mlp_channels"]
         if hasattr(config, WIDTHS_KEY):
             delattr(config, WIDTHS_KEY)
     else:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from qpruner_core.domain.layout import GroupLayout, ModelLayout
+from qpruner_core.domain.layout import GroupLayout, ModelLayout, heads_open_plainly
 from qpruner_core.domain.spec import PruningSpec
-
-_HEADS_DIVIDE_HIDDEN = frozenset({"llama"})
-"""Model types whose stock config refuses a number of query heads that does not divide the hidden
-size, even with an explicit ``head_dim``."""
 
 
 def fitting_multiple(width: int, multiple: int) -> int:
@@ -41,12 +37,6 @@ def group_ladder(layout: ModelLayout, group: GroupLayout, spec: PruningSpec) -> 
     if spec.shape == "uniform":
         return ladder[:1] + tuple(n for n in ladder[1:] if heads_open_plainly(layout, n))
     return ladder
-
-
-def heads_open_plainly(layout: ModelLayout, n_kv_heads: int) -> bool:
-    """Whether the stock config of the model accepts that many KV heads with their query heads."""
-    n_heads = n_kv_heads * (layout.n_heads // layout.n_kv_heads)
-    return layout.model_type not in _HEADS_DIVIDE_HIDDEN or layout.hidden_size % n_heads == 0
 
 
 def protected_layers(n_layers: int, spec: PruningSpec) -> frozenset[int]:

@@ -12,12 +12,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from qpruner_core.domain.layout import GroupLayout, LinearLayout, ModelLayout, UnitSlice
+from qpruner_core.domain.layout import (
+    WIDTHS_KEY,
+    GroupLayout,
+    LinearLayout,
+    ModelLayout,
+    UnitSlice,
+)
 from qpruner_core.errors import UnsupportedModelError
 
 PREFIX = "model.layers"
-WIDTHS_KEY = "qpruner_widths"
-"""Config key of exported folders whose layers differ in width: group name -> units."""
 
 _INPUT_PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 _DEFAULTS: Mapping[str, Mapping[str, int | bool]] = {

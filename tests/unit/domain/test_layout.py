@@ -1,5 +1,21 @@
-from qpruner_core.domain.layout import GroupLayout, LinearLayout, ModelLayout, UnitSlice
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from qpruner_core.domain.layout import (
+    GroupLayout,
+    LinearLayout,
+    ModelLayout,
+    UnitSlice,
+    opens_plainly,
+)
 from qpruner_core.domain.plan import PruningPlan
+from qpruner_core.models.architectures import llama
+
+if TYPE_CHECKING:
+    from transformers import LlamaConfig
 
 
 def fused_layout() -> ModelLayout:
@@ -64,3 +80,17 @@ def test_pruned_kv_heads_are_not_cached(tiny_layout):
     pruned = tiny_layout.pruned(PruningPlan(kept={heads.name: (0,)}))
     saved = tiny_layout.kv_cache_bytes(10) - pruned.kv_cache_bytes(10)
     assert saved == 2 * tiny_layout.head_dim * 10 * 2 * (heads.n_units - 1)
+
+
+@pytest.mark.parametrize(("family", "opens"), [("llama", False), ("mistral", True)])
+def test_equal_widths_open_plainly_only_with_heads_that_the_stock_config_accepts(
+    tiny_config: LlamaConfig, family: str, opens: bool
+) -> None:
+    tiny_config.num_attention_heads, tiny_config.num_key_value_heads = 8, 4
+    dense = llama.layout({**tiny_config.to_dict(), "model_type": family})
+    names = [group.name for group in dense.groups if group.kind == "kv_heads"]
+    assert opens_plainly(dense)
+    assert opens_plainly(dense.pruned(PruningPlan(kept=dict.fromkeys(names, (0, 3)))))
+    assert not opens_plainly(dense.pruned(PruningPlan(kept={names[0]: (0, 3)})))
+    three = dense.pruned(PruningPlan(kept=dict.fromkeys(names, (0, 1, 3))))
+    assert opens_plainly(three) == opens  # six query heads do not divide a hidden size of 64

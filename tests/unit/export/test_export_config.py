@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import torch
 
+from qpruner_core.domain.layout import opens_plainly
 from qpruner_core.domain.plan import PrecisionPlan, PruningPlan
 from qpruner_core.errors import BadInputError
-from qpruner_core.export.config import config_values, is_uniform, storage_dtype
+from qpruner_core.export.config import config_values, storage_dtype
 from qpruner_core.export.hf_16bit import EXPORTER
 from qpruner_core.models.architectures import llama
 
@@ -35,7 +36,7 @@ def test_the_layout_read_from_the_written_config_is_the_pruned_one(
 
 def test_uniform_widths_stand_under_the_plain_keys(sample: Callable[..., Any]) -> None:
     given = sample(pruning=UNIFORM)
-    assert is_uniform(given.facts.layout)
+    assert opens_plainly(given.facts.layout)
     values = config_values(
         given.packed, given.facts.card.layout, given.facts.layout, torch.float16
     )
@@ -43,6 +44,18 @@ def test_uniform_widths_stand_under_the_plain_keys(sample: Callable[..., Any]) -
     assert values["num_attention_heads"] == 2
     assert values["intermediate_size"] == 64
     assert values["head_dim"] == 32
+
+
+def test_a_model_whose_layers_differ_already_keeps_the_heads_its_config_states(
+    sample: Callable[..., Any],
+) -> None:
+    given = sample()
+    uneven = given.facts.card.layout.pruned(
+        PruningPlan(kept={"model.layers.0.self_attn": (0,), "model.layers.0.mlp": (0,)})
+    )
+    values = config_values(given.packed, uneven, given.facts.layout, torch.bfloat16)
+    assert values["num_attention_heads"] == 4
+    assert values["num_key_value_heads"] == 2
 
 
 def test_the_models_own_16_bit_dtype_is_kept() -> None:
