@@ -15,9 +15,11 @@ import torch
 from torch import nn
 
 from qpruner_core.catalog import PRECISIONS, precision_formats
+from qpruner_core.domain.footprint import BYTES_16_BIT
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.errors import BadInputError
+from qpruner_core.quantization.packed_sizes import PackedSizes
 from qpruner_core.quantization.shapes import check_shapes
 
 if TYPE_CHECKING:
@@ -34,11 +36,16 @@ class Slot(Protocol):
         """Let the model compute with that candidate; None for the weight as it was found."""
         ...
 
+    def packed_bytes(self, precision: str) -> int:
+        """Return the bytes of that candidate's weight as packed, without bias."""
+        ...
+
 
 class DenseSlot:
     """Candidates as dense weights; showing one exchanges the tensor behind the parameter."""
 
-    def __init__(self, linear: nn.Linear, precisions: tuple[str, ...]) -> None:
+    def __init__(self, linear: nn.Linear, precisions: tuple[str, ...], sizes: PackedSizes) -> None:
+        self._bytes = {name: sizes.count(linear, name) for name in precisions}
         self._parameter = linear.weight
         found = linear.weight.data
         self._candidates: dict[str | None, torch.Tensor] = {None: found}
@@ -50,6 +57,10 @@ class DenseSlot:
     def show(self, precision: str | None) -> None:
         """Let the model compute with that candidate (see `Slot.show`)."""
         self._parameter.data = self._candidates[precision]
+
+    def packed_bytes(self, precision: str) -> int:
+        """Return the bytes counted on a packed Linear of that shape (see `Slot.packed_bytes`)."""
+        return self._bytes[precision]
 
 
 class PackedSlot:
@@ -90,6 +101,10 @@ class PackedSlot:
         setattr(self._parent, self._leaf, module)
         self._shown = module
 
+    def packed_bytes(self, precision: str) -> int:
+        """Return the bytes of the candidate itself (see `Slot.packed_bytes`)."""
+        return int(PRECISIONS.target(precision).packed_bytes(self._candidates[precision]))
+
 
 class Bank:
     """The candidates of one model; while it is in use, the model computes what the bank shows.
@@ -129,6 +144,7 @@ class Bank:
         self.device = device
         names = [linear.name for linear in layout.linears]
         self._shown: dict[str, str | None] = dict.fromkeys(names)
+        self._other_bytes = _bytes_beside(model, names)
         if packed or (packed is None and device.kind == "cuda"):
             crowded = _is_crowded(layout, precisions, device) if on_host is None else on_host
             host = torch.device("cpu") if crowded else None
@@ -136,8 +152,9 @@ class Bank:
                 name: PackedSlot(model, name, precisions, device, host) for name in names
             }
         else:
+            sizes = PackedSizes(device.compute_dtype)
             self._slots = {
-                name: DenseSlot(cast("nn.Linear", model.get_submodule(name)), precisions)
+                name: DenseSlot(cast("nn.Linear", model.get_submodule(name)), precisions, sizes)
                 for name in names
             }
 
@@ -148,11 +165,22 @@ class Bank:
             BadInputError: The plan leaves out a Linear, names a strange one, or names a
                 precision that is not in this bank; the model is unchanged then.
         """
-        chosen = plan.precisions
-        if chosen.keys() != self._shown.keys() or not set(chosen.values()) <= set(self.precisions):
-            self._refuse(chosen)
-        for name, precision in chosen.items():
+        self._check(plan)
+        for name, precision in plan.precisions.items():
             self._show(name, precision)
+
+    def packed_bytes(self, plan: PrecisionPlan) -> int:
+        """Return the bytes of the model under a plan: counted on packed weights, the rest at 16
+        bit.
+
+        Equal to ``packing.packed_bytes`` of the model packed by that plan, without packing it.
+
+        Raises:
+            BadInputError: As for `apply`.
+        """
+        self._check(plan)
+        weights = (self._slots[name].packed_bytes(p) for name, p in plan.precisions.items())
+        return self._other_bytes + sum(weights)
 
     def set(self, linear_name: str, precision: str | None) -> None:
         """Point one Linear at a candidate, or at its own weight (None).
@@ -175,6 +203,11 @@ class Bank:
             self._slots[name].show(precision)
             self._shown[name] = precision
 
+    def _check(self, plan: PrecisionPlan) -> None:
+        chosen = plan.precisions
+        if chosen.keys() != self._shown.keys() or not set(chosen.values()) <= set(self.precisions):
+            self._refuse(chosen)
+
     def _refuse(self, chosen: Mapping[str, str | None]) -> None:
         strange = sorted(chosen.keys() - self._shown.keys())
         missing = sorted(self._shown.keys() - chosen.keys())
@@ -186,6 +219,13 @@ class Bank:
             f"{', '.join(self.precisions)} and one precision for each of the {len(self._shown)} "
             f"Linears of the model as it is pruned now."
         )
+
+
+def _bytes_beside(model: nn.Module, names: list[str]) -> int:
+    """Return the bytes at 16 bit of all parameters but the Linears' weights; tied ones once."""
+    weights = {id(cast("nn.Linear", model.get_submodule(name)).weight) for name in names}
+    others = (p.numel() for p in model.parameters() if id(p) not in weights)
+    return BYTES_16_BIT * sum(others)
 
 
 def _is_crowded(layout: ModelLayout, precisions: tuple[str, ...], device: Device) -> bool:

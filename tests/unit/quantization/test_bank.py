@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from qpruner_core import catalog
+from qpruner_core.domain.footprint import plan_bytes
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.errors import BadInputError, IncompatibleShapeError, UnknownNameError
 from qpruner_core.models.device import Device
 from qpruner_core.quantization.bank import Bank
-from qpruner_core.quantization.packing import pack_
+from qpruner_core.quantization.packed_sizes import PackedSizes
+from qpruner_core.quantization.packing import pack_, packed_bytes
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from qpruner_core.domain.layout import ModelLayout
 
 PRECISIONS = ("nf4", "fp4", "int8", "bf16")
+FORMATS = catalog.precision_formats()
 CPU = Device(kind="cpu", index=0, name="cpu", compute_dtype=torch.float32)
 
 
@@ -56,6 +60,70 @@ def test_a_trial_equals_the_packed_model_bit_for_bit(
     bank.restore()
     pack_(tiny_model, tiny_layout, plan, torch.float32)
     assert torch.equal(logits(tiny_model), trial)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("seed", range(2))
+def test_the_bytes_of_a_plan_are_those_of_the_packed_model(
+    tiny_model: LlamaForCausalLM,
+    tiny_layout: ModelLayout,
+    packed: bool,
+    dtype: torch.dtype,
+    seed: int,
+) -> None:
+    plan = random_plan(tiny_layout, seed)
+    bank = Bank(tiny_model.to(dtype), tiny_layout, PRECISIONS, CPU, packed=packed)
+    counted = bank.packed_bytes(plan)
+    bank.apply(random_plan(tiny_layout, seed + 1))
+    assert bank.packed_bytes(plan) == counted  # whatever is shown
+    bank.restore()
+    pack_(tiny_model, tiny_layout, plan, torch.float32)
+    assert counted == packed_bytes(tiny_model) == plan_bytes(tiny_layout, plan, FORMATS)
+
+
+def test_biases_and_a_head_of_its_own_count_at_16_bit() -> None:
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    from qpruner_core.models.architectures import llama
+
+    config = Qwen2Config(
+        vocab_size=32,
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        tie_word_embeddings=False,
+    )
+    model = Qwen2ForCausalLM(config).eval()
+    layout = llama.layout(config.to_dict())
+    plan = random_plan(layout, 0)
+    counted = Bank(model, layout, PRECISIONS, CPU).packed_bytes(plan)
+    pack_(model, layout, plan, torch.float32)
+    assert counted == packed_bytes(model)
+
+
+def test_only_one_linear_of_a_shape_is_packed_to_count_it(
+    tiny_model: LlamaForCausalLM, tiny_layout: ModelLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes, packed = PackedSizes(torch.float32), []
+    rule, pack = catalog.PRECISIONS.target("int8"), catalog.PRECISIONS.target("int8").pack
+    monkeypatch.setattr(
+        rule, "pack", lambda linear, dtype: packed.append(linear) or pack(linear, dtype)
+    )
+    for linear in tiny_layout.linears:
+        module = tiny_model.get_submodule(linear.name)
+        formula = FORMATS["int8"].weight_bytes(linear.out_features, linear.in_features)
+        assert sizes.count(module, "int8") == formula
+    shapes = {(linear.out_features, linear.in_features) for linear in tiny_layout.linears}
+    assert len(packed) == len(shapes) < len(tiny_layout.linears)
+
+
+def test_the_bytes_of_a_strange_plan_are_not_guessed(bank: Bank, tiny_layout: ModelLayout) -> None:
+    plan = PrecisionPlan.uniform(tiny_layout, "int3")
+    with pytest.raises(BadInputError, match="int3"):
+        bank.packed_bytes(plan)
 
 
 @pytest.mark.parametrize("on_host", [False, True])
