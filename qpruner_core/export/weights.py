@@ -6,7 +6,6 @@ The layout of a packed Linear is written down where it is read, in `files/quanti
 
 from __future__ import annotations
 
-import errno
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import nn
 
 from qpruner_core.domain.plan import PrecisionPlan
+from qpruner_core.models.tensor_file import write_tensors
 
 SHARD_BYTES = 2 * 10**9
 """Largest weight file."""
@@ -149,13 +147,4 @@ def write_weights(
 
 
 def _write(stored: Mapping[str, Stored], names: Iterable[str], path: Path) -> None:
-    tensors = {name: stored[name].read() for name in names}
-    try:
-        save_file(tensors, path, metadata={"format": "pt"})
-    except SafetensorError as error:
-        # safetensors hides the error of the system in its text.
-        if "os error 28" not in str(error):
-            raise
-        raise OSError(errno.ENOSPC, "No space left on device", str(path)) from error
-    # safetensors makes its files private: give them the permissions of the folder instead.
-    path.chmod(path.parent.stat().st_mode & 0o666)
+    write_tensors({name: stored[name].read() for name in names}, path)

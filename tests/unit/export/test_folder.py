@@ -67,7 +67,7 @@ def test_a_disk_that_fills_up_while_writing_leaves_nothing(
     def full(*_: object, **__: object) -> None:
         raise failure
 
-    monkeypatch.setattr("qpruner_core.export.weights.save_file", full)
+    monkeypatch.setattr("qpruner_core.models.tensor_file.save_file", full)
     with pytest.raises(StorageFullError, match="or choose a folder on another disk"):
         EXPORTER.export(given.packed, None, given.facts, home / "out")
     assert list(home.iterdir()) == []

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from torch import nn
 
 from qpruner_core.domain.layout import ModelLayout
@@ -15,7 +17,9 @@ from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.progress import Progress
 from qpruner_core.domain.spec import RecoverySpec
+from qpruner_core.errors import StorageFullError
 from qpruner_core.quantization.packing import pack_
+from qpruner_core.recovery.adapter import save_adapter
 from qpruner_core.recovery.lora import Recovered, add_adapters_, recover
 
 SPEC = RecoverySpec(steps=12, batch_size=4, sequence_length=16, learning_rate=1e-2, rank=4)
@@ -137,6 +141,35 @@ def test_the_saved_adapter_reloads_with_equal_logits(
     reloaded = PeftModel.from_pretrained(fresh, recovered.adapter).eval()
     expected = logits(recovered.model, training[:3])
     assert torch.equal(logits(reloaded, training[:3]), expected)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        SafetensorError("I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_a_sentence_and_leaves_the_adapter_that_was_there(
+    packed: Any,
+    tiny_layout: ModelLayout,
+    failure: Exception,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wrapped, folder = add_adapters_(packed, tiny_layout, SPEC), tmp_path / "adapter"
+    save_adapter(wrapped, folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def full(*_: object, **__: object) -> None:
+        raise failure
+
+    monkeypatch.setattr("qpruner_core.models.tensor_file.save_file", full)
+    with pytest.raises(StorageFullError, match="adapter could not be saved"):
+        save_adapter(wrapped, folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_the_adapter_names_no_path_of_this_machine(
