@@ -37,7 +37,7 @@ from qpruner_core.pipeline.materials import Materials
 from qpruner_core.pipeline.samples import continue_text, prompts_from
 from qpruner_core.pipeline.searching import Searching, check_budget
 from qpruner_core.pruning.selection import select
-from qpruner_core.quantization.packing import pack_
+from qpruner_core.quantization.packing import pack_, packed_bytes
 from qpruner_core.quantization.sensitivity import measure as measure_sensitivities
 from qpruner_core.quantization.shapes import check_shapes
 from qpruner_core.recovery.lora import recover
@@ -216,7 +216,7 @@ class Line:
         suite = self._materials.suite()
         taken = self._materials.take_pruned()
         pack_(taken.model, layout, trial.plan, taken.device.compute_dtype)
-        size = plan_bytes(layout, trial.plan, precision_formats())
+        size = packed_bytes(taken.model)
 
         def evaluate(model: torch.nn.Module, adapter_bytes: int = 0) -> Metrics:
             return suite.evaluate(

@@ -157,7 +157,7 @@ class Searching:
         bank.apply(plan)
         return self._materials.suite().evaluate(
             bank.model,
-            weight_bytes=self._space.bytes(plan),
+            weight_bytes=bank.packed_bytes(plan),
             device_name=self._materials.device.name,
         )
 
