@@ -4,6 +4,7 @@ runs/<run_id>/spec.json       what was asked for at first; written once
               record.json     all slots; replaced as a whole by whoever runs the line
               events.jsonl    progress, appended
               worker.log      appended
+              .lock           held by whoever writes the run
               values/         intermediate values of a step, replaced as a whole
               artifacts/      arrays by SHA-256; folders that a step writes (adapter, export)
 """
@@ -11,8 +12,8 @@ runs/<run_id>/spec.json       what was asked for at first; written once
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +25,7 @@ from qpruner_core.domain.progress import Progress
 from qpruner_core.domain.record import STEPS, RunRecord
 from qpruner_core.domain.spec import RunSpec
 from qpruner_core.errors import BadInputError
-from qpruner_core.store import artifacts, events, studies
+from qpruner_core.store import artifacts, events, locks, studies
 from qpruner_core.store.codec import from_json, to_json
 from qpruner_core.store.events import Event
 from qpruner_core.store.files import last_lines, link_tree, size_bytes, write_whole
@@ -106,6 +107,17 @@ class RunStore:
         """
         folder = self._existing(record.run_id)
         write_whole(folder / "record.json", to_json(record, indent=1).encode())
+
+    @contextmanager
+    def writing(self, run_id: str) -> Iterator[None]:
+        """Be the only writer of a run for as long as the block runs; other runs are not concerned.
+
+        Raises:
+            BadInputError: There is no such run.
+            NotReadyError: Another process writes it, or another thread; nothing is waited for.
+        """
+        with locks.held(self._existing(run_id) / ".lock", f"run {run_id}"):
+            yield
 
     def delete(self, run_id: str) -> None:
         """Delete a run with everything in it, its studies included.

@@ -6,18 +6,20 @@ import gc
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from threading import Event as Flag
 from threading import Lock
 from time import monotonic
 from typing import Any, Protocol, TypeVar
 
 from dbos import DBOS
+from dbos import error as engine_errors
 
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.progress import OnProgress, Progress
 from qpruner_core.domain.record import RunRecord, Trial
 from qpruner_core.domain.spec import RunSpec
-from qpruner_core.errors import QPrunerError
+from qpruner_core.errors import NotReadyError, QPrunerError
 from qpruner_core.jobs import PROGRESS
 from qpruner_core.store.codec import to_plain
 from qpruner_core.store.records import RunStore
@@ -27,6 +29,8 @@ R = TypeVar("R")
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 ASK_EVERY_SECONDS = 1.0
 """How often a long step asks the engine whether its job was cancelled."""
+LOOK_AT_LOCK_SECONDS = 0.25
+"""How often a step looks whether the other writer of its run is done."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -90,8 +94,9 @@ class Bench:
             self._job_id = DBOS.workflow_id or ""
             self._asked_at, self._is_cancelled = monotonic(), False
             try:
-                _LOG.info("%s: %s begins", self._job_id, words)
-                result = work(self._line_of(run_id))
+                with self._writing(run_id):
+                    _LOG.info("%s: %s begins", self._job_id, words)
+                    result = work(self._line_of(run_id))
             except QPrunerError as error:
                 _LOG.warning("%s: %s failed. %s", self._job_id, words, error)
                 raise
@@ -112,6 +117,28 @@ class Bench:
     def tell(self, run_id: str, progress: Progress) -> None:
         """Set the job's own progress, at the beginning of a step."""
         DBOS.set_event(PROGRESS, to_plain(self._store.append_event(run_id, progress)))
+
+    @contextmanager
+    def _writing(self, run_id: str) -> Iterator[None]:
+        """Be the run's only writer; a command that writes it is waited for, until a cancel."""
+        with ExitStack() as stack:
+            is_first = True
+            while True:
+                try:
+                    stack.enter_context(self._store.writing(run_id))
+                except NotReadyError as busy:
+                    if is_first:
+                        _LOG.info("%s waits. %s", self._job_id, busy)
+                    is_first = False
+                else:
+                    break
+                if self._should_stop():
+                    # Of its errors the engine records all but this: resuming tries the step again.
+                    raise engine_errors.DBOSWorkflowCancelledError(
+                        f"{self._job_id} was cancelled while it waited"
+                    )
+                Flag().wait(LOOK_AT_LOCK_SECONDS)
+            yield
 
     def _line_of(self, run_id: str) -> RunsTheLine:
         """Return the line of a run with its models; that of the run before is dropped first."""

@@ -152,6 +152,40 @@ def test_everything_the_engine_stores_is_json(served):
     assert checked >= 8
 
 
+def test_a_step_waits_for_a_command_that_writes_its_run(served):
+    run_id = served.run()
+    with served.store.writing(run_id):
+        job_id = served.jobs.start_line(run_id, ("load",), SPEC)
+        until(lambda: f"process {os.getpid()}" in served.store.log(run_id), "the worker to wait")
+        assert served.lines(run_id, "begun.txt") == []
+    served.until_status(job_id, "done")
+    assert served.lines(run_id, "ended.txt") == ["load"]
+
+
+def test_while_a_step_runs_nobody_else_writes_its_run(served):
+    run_id = served.run()
+    served.file(run_id, "hold-load").touch()
+    job_id = served.jobs.start_line(run_id, ("load",), SPEC)
+    served.until_reached(run_id, "load")
+    with pytest.raises(NotReadyError, match="one writer at a time"), served.store.writing(run_id):
+        pass
+    served.file(run_id, "hold-load").unlink()
+    served.until_status(job_id, "done")
+
+
+def test_a_job_cancelled_while_its_step_waits_frees_the_worker_and_can_be_resumed(served):
+    run_id, other = served.run(), served.run()
+    with served.store.writing(run_id):
+        job_id = served.jobs.start_line(run_id, ("load",), SPEC)
+        until(lambda: "waits" in served.store.log(run_id), "the worker to wait")
+        served.jobs.cancel(job_id)
+        served.until_status(served.jobs.start_line(other, ("load",), SPEC), "done")
+    assert served.jobs.get(job_id).status == "cancelled"
+    served.jobs.resume(job_id)
+    served.until_status(job_id, "done")
+    assert served.lines(run_id, "ended.txt") == ["load"]
+
+
 def test_a_running_job_tells_the_newest_progress(served):
     run_id = served.run()
     served.file(run_id, "hold-prune").touch()
