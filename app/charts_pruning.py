@@ -8,8 +8,7 @@ from plotly.subplots import make_subplots
 from app import palette
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.metrics import Metrics
-
-KINDS = {"kv_heads": "KV heads", "mlp_channels": "MLP channels"}
+from qpruner_core.pruning.remarks import KINDS
 
 
 def kept_units(dense: ModelLayout, pruned: ModelLayout) -> go.Figure:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from app.tables_plan import layer_of
 from qpruner_core.catalog import CRITERIA, PRECISIONS
 from qpruner_core.domain.record import ImportanceOutcome, QuantizationOutcome
 
@@ -62,11 +63,6 @@ def rows(
                 )
             )
     return made + (sensitivity_rows(measured) if measured is not None else [])
-
-
-def layer_of(unit: str) -> int:
-    """Return the layer of a search unit such as ``layer.3.mlp``."""
-    return int(unit.split(".")[1])
 
 
 def sensitivity_rows(measured: QuantizationOutcome) -> list[Row]:

@@ -17,7 +17,7 @@ def part_of(unit: str) -> str:
 
 
 def layer_of(unit: str) -> int:
-    """Return the layer of a search unit."""
+    """Return the layer of a search unit such as ``layer.3.mlp``."""
     return int(unit.split(".")[1])
 
 

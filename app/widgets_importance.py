@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from app import charts_base, charts_importance, services, state, tables_importance
+from app import charts_base, charts_importance, services, state, tables_plan
 from app.glossary import tip
 from app.tables_importance import Row
 from qpruner_core.catalog import CRITERIA
@@ -103,7 +103,7 @@ def sensitivity_panel(record: RunRecord, layer: int) -> None:
     st.subheader(f"Layer {layer}: sensitivity per precision", anchor=False)
     measured = record.quantize
     cells = (
-        [c for c in measured.sensitivities if tables_importance.layer_of(c.unit) == layer]
+        [c for c in measured.sensitivities if tables_plan.layer_of(c.unit) == layer]
         if measured
         else []
     )
