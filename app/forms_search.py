@@ -93,7 +93,7 @@ def search_form(spec: SearchSpec) -> SearchSpec:
         )
         given = spec.options if strategy == spec.strategy else {}
         options = option_fields(STRATEGIES.entry(str(strategy)), given, "search")
-    return replace(
+    asked = replace(
         spec,
         precisions=tuple(name for name in PRECISIONS.names() if name in precisions),
         tie=str(tie),
@@ -103,6 +103,20 @@ def search_form(spec: SearchSpec) -> SearchSpec:
         seed=int(seed),
         options=options,
     )
+    return _in_the_words_of(spec, asked)
+
+
+def _in_the_words_of(spec: SearchSpec, asked: SearchSpec) -> SearchSpec:
+    """Return what is asked, written as it was before where it means the same: a study is found
+    again by what was written.
+    """
+    if set(asked.precisions) == set(spec.precisions):
+        asked = replace(asked, precisions=spec.precisions)
+    if asked.strategy == spec.strategy:
+        before = STRATEGIES.options(spec.strategy, spec.options)
+        if STRATEGIES.options(spec.strategy, asked.options) == before:
+            asked = replace(asked, options=spec.options)
+    return asked
 
 
 def trial_field(label: str, names: Mapping[int, str], chosen: int, term: str, key: str) -> int:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from qpruner_core.domain.record import STEPS, RunRecord
+from qpruner_core.domain.spec import SearchSpec
 from qpruner_core.jobs import Job
 
 UNDER_WAY = ("queued", "running")
@@ -31,6 +34,17 @@ def steps_until(record: RunRecord, goal: str, redo: str | None = None) -> tuple[
     empty = (STEPS.index(step) for step in STEPS[:last] if getattr(record, step) is None)
     first = min([*empty, last if redo is None else STEPS.index(redo)])
     return STEPS[min(first, last) : last + 1]
+
+
+def asks_more_trials(record: RunRecord, spec: SearchSpec) -> bool:
+    """Whether a finished search is asked for again, unchanged but with more trials than it
+    measured.
+    """
+    if record.search is None:
+        return False
+    known = record.search.spec
+    measured = sum(not trial.name for trial in record.search.trials)
+    return spec.n_trials > measured and replace(spec, n_trials=known.n_trials) == known
 
 
 def emptied_by(record: RunRecord, steps: tuple[str, ...]) -> tuple[str, ...]:

@@ -60,9 +60,15 @@ def of_trials(record: RunRecord, trials: Iterable[Trial]) -> list[Point]:
     ]
 
 
-def of_run(record: RunRecord) -> list[Point]:
-    """Return all points of a run: the dense model, baselines, trials, and the recovered model."""
-    found = of_trials(record, trials_of(record))
+def of_run(record: RunRecord, trials: Iterable[Trial] | None = None) -> list[Point]:
+    """Return all points of a run: the dense model, baselines, trials, and the recovered model.
+
+    Args:
+        record: The run.
+        trials: What its search has come to, where that is not finished; None for what the record
+            holds.
+    """
+    found = of_trials(record, trials_of(record) if trials is None else trials)
     named = {point.number: point.name for point in found}
     reference = [
         (name, metrics)

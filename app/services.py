@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import streamlit as st
 
-from app import line, wording
+from app import line, points, wording
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.progress import Progress
 from qpruner_core.domain.record import ModelCard, QuantizationOutcome, RunRecord, Trial
@@ -58,9 +58,14 @@ def job_under_way(run_id: str) -> Job | None:
     return next((job for job in jobs().list(run_id) if line.is_under_way(job)), None)
 
 
+def newest_job(run_id: str) -> Job | None:
+    """Return the newest job of a run."""
+    return max(jobs().list(run_id), key=lambda job: job.created_at, default=None)
+
+
 def last_job(run_id: str, step: str) -> Job | None:
-    """Return the newest job of a run that was asked for that step."""
-    asked = [job for job in jobs().list(run_id) if step in job.steps]
+    """Return the newest job of a run that runs that step from its start."""
+    asked = [job for job in jobs().list(run_id) if step in job.steps and job.kind == "line"]
     return max(asked, key=lambda job: job.created_at, default=None)
 
 
@@ -84,6 +89,11 @@ def model_card(spec: ModelSpec) -> ModelCard:
     return _card(spec)
 
 
+def trials(record: RunRecord) -> tuple[Trial, ...]:
+    """Return what the finished search holds, else what an unfinished one has come to."""
+    return points.trials_of(record) or live_trials(record)
+
+
 def live_trials(record: RunRecord) -> tuple[Trial, ...]:
     """Return baselines and trials of a run's study as they stand now, while the search still runs
     too.
@@ -97,12 +107,12 @@ def _reader(url: str, name: str) -> TrialReader:
     return TrialReader(url, name)
 
 
-def seconds_in_step(job: Job) -> float:
-    """Return how long a job has been in its present step, by the worker's own reports."""
+def seconds_each(job: Job) -> float:
+    """Return how long a piece of a job's present step takes, by the worker's own reports."""
     if job.progress is None:
         return 0.0
     told = _newest_attempt(job.run_id, job.progress.step)
-    return wording.seconds_between(told[0].at, told[-1].at) if told else 0.0
+    return wording.seconds_each([(event.at, event.progress.done) for event in told])
 
 
 def reports(run_id: str, step: str) -> list[Progress]:

@@ -52,14 +52,20 @@ def best_point(record: RunRecord) -> Point | None:
 def stands_at(record: RunRecord, job: Job | None) -> str:
     """Return in words how far a run has come."""
     if job is not None:
-        step = job.progress.step if job.progress is not None else ""
-        return f"{job.status}: {wording.STEP_TITLES.get(step, 'waits for a worker')}"
+        return f"{job.status}: {_at(job)}"
     done = [step for step in STEPS if getattr(record, step) is not None]
     if not done:
         return "not started"
     if record.next_step is None:
         return "exported"
     return f"{wording.STEP_TITLES[done[-1]]} done"
+
+
+def _at(job: Job) -> str:
+    if job.status == "queued" or job.kind in wording.JOB_TITLES:
+        return wording.JOB_TITLES.get(job.kind, "waits for a worker")
+    step = job.progress.step if job.progress is not None else ""
+    return wording.STEP_TITLES.get(step, "starts")
 
 
 def precisions(card: ModelCard) -> pd.DataFrame:
@@ -121,42 +127,63 @@ def measured(found: Iterable[Point]) -> pd.DataFrame:
 
 def compare(columns: Mapping[str, Metrics]) -> pd.DataFrame:
     """Return measured numbers row by row, one column per candidate."""
-
-    def speed(value: float | None) -> str:
-        return f"{value:.0f} tokens/s" if value is not None else NOTHING
-
     rows: dict[str, dict[str, str]] = {}
     for name, metrics in columns.items():
         peak = metrics.peak_memory_bytes
         rows[name] = {
             "Loss, nats/token": f"{metrics.loss:.3f}",
             "Perplexity": f"{metrics.perplexity:.2f}",
-            "Accuracy": wording.percent(metrics.accuracy),
-            "Standard error": f"{100 * metrics.standard_error:.1f} points",
+            **_accuracy(metrics),
             "Weights": wording.size(metrics.weight_bytes),
-            "Reading": speed(metrics.prefill_tokens_per_second),
-            "Writing": speed(metrics.decode_tokens_per_second),
+            "Reading": wording.speed(metrics.prefill_tokens_per_second),
+            "Writing": wording.speed(metrics.decode_tokens_per_second),
             "Peak memory": wording.size(peak) if peak is not None else NOTHING,
             "Device": metrics.device,
         } | {
             task: wording.percent(result.accuracy)
             for task, result in sorted(metrics.tasks.items())
         }
+    # A row that no candidate fills says nothing.
     frame = pd.DataFrame(rows).fillna(NOTHING)
     return frame.loc[[any(v != NOTHING for v in row) for row in frame.to_numpy()]]
 
 
+def _accuracy(metrics: Metrics) -> dict[str, str]:
+    if not metrics.tasks:
+        return {"Accuracy": NOTHING, "Standard error": NOTHING}
+    return {
+        "Accuracy": wording.percent(metrics.accuracy),
+        "Standard error": f"{100 * metrics.standard_error:.1f} points",
+    }
+
+
+def tasks(metrics: Metrics) -> pd.DataFrame:
+    """Return one row per task with its accuracy, and the mean over all of them last."""
+    rows = [
+        {
+            "Task": name,
+            "Accuracy": wording.percent(result.accuracy),
+            "Standard error": f"{100 * result.standard_error:.1f} points",
+            "Items": result.n_items,
+        }
+        for name, result in sorted(metrics.tasks.items())
+    ]
+    items = sum(result.n_items for result in metrics.tasks.values())
+    return pd.DataFrame([*rows, {"Task": "mean", **_accuracy(metrics), "Items": items}])
+
+
 def does(job: Job) -> str:
     """Return in words what a job was asked for."""
-    if not job.steps:
-        return {"measure": "Measure a plan", "generate": "Answer a prompt"}.get(job.kind, job.kind)
+    if job.kind in wording.JOB_TITLES:
+        return wording.JOB_TITLES[job.kind]
     titles = [wording.STEP_TITLES.get(step, step) for step in job.steps]
     return ", ".join(titles) if len(titles) <= 3 else f"{titles[0]} to {titles[-1]}"
 
 
 def progress(job: Job) -> str:
     """Return how far a job is, in words."""
-    if job.progress is None:
+    # Jobs beside the line report the steps that they call on, which is not what they do.
+    if job.progress is None or job.kind in wording.JOB_TITLES:
         return NOTHING
     step = wording.STEP_TITLES.get(job.progress.step, job.progress.step)
     return f"{step} {job.progress.done} of {job.progress.total}"

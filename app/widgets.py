@@ -22,6 +22,7 @@ from qpruner_core.jobs import Job
 EVERY = 1.5
 """Seconds between two looks at what is under way."""
 
+NO_REASON = "The job failed without a reason; the log on the Jobs page says more."
 _MARKS = {
     "done": ":green[:material/check_circle:]",
     "running": ":blue[:material/progress_activity:]",
@@ -110,7 +111,9 @@ def status(record: RunRecord, step: str) -> Job | None:
         return job
     strip(record, last)
     if last is not None and getattr(record, step) is None:
-        _ended_badly(last)
+        _ended_badly(record, step, last)
+    if step == "search":
+        failed_beside(record, "finish")
     return None
 
 
@@ -142,10 +145,19 @@ def running(record: RunRecord, job: Job) -> None:
 def progress_bar(job: Job) -> None:
     """Draw how far a job is, with its live numbers and the time left."""
     told = job.progress
-    if job.status == "queued" or told is None:
-        st.progress(0.0, text="Waits for a worker" if job.status == "queued" else "Starts")
+    doing = wording.JOB_TITLES.get(job.kind, "")
+    if job.status == "queued":
+        st.progress(0.0, text=" · ".join(word for word in (doing, "waits for a worker") if word))
         return
-    left = wording.time_left(told.done, told.total, services.seconds_in_step(job))
+    if doing:
+        # What it reports is the progress of steps it calls on, which would mislead here.
+        where = f" on {job.device}" if job.device else ""
+        st.markdown(f"{_MARKS['running']} **{doing}**{where}")
+        return
+    if told is None:
+        st.progress(0.0, text="Starts")
+        return
+    left = wording.time_left(told.done, told.total, services.seconds_each(job))
     words = [
         f"**{wording.STEP_TITLES.get(told.step, told.step)}** {told.done} of {told.total}",
         told.message,
@@ -156,12 +168,21 @@ def progress_bar(job: Job) -> None:
     st.progress(share, text=" · ".join(word for word in words if word))
 
 
-def _ended_badly(job: Job) -> None:
-    """Draw the failed or the stopped face of a step, with a way to go on."""
+def failed_beside(record: RunRecord, kind: str) -> None:
+    """Draw the failed face of a job beside the line, such as a measurement, while it is the run's
+    newest.
+    """
+    job = services.newest_job(record.run_id)
+    if job is not None and job.kind == kind and job.status == "failed":
+        error_panel(f"{wording.JOB_TITLES[kind]}: {job.error or NO_REASON}")
+        if st.button("Try again", key=f"resume/{job.job_id}", help=tip("resume")):
+            ask(lambda: services.jobs().resume(job.job_id))
+
+
+def _ended_badly(record: RunRecord, step: str, job: Job) -> None:
+    """Draw the failed or the stopped face of a step, with ways to go on."""
     if job.status == "failed":
-        error_panel(
-            job.error or "The job failed without a reason; the log on the Jobs page says more."
-        )
+        error_panel(job.error or NO_REASON)
     elif job.status == "cancelled":
         st.warning(
             "This step was stopped before it finished. Resume it, or change its settings and "
@@ -169,10 +190,33 @@ def _ended_badly(job: Job) -> None:
         )
     else:
         return
-    if st.button(
-        "Resume", key=f"resume/{job.job_id}", icon=":material/play_arrow:", help=tip("resume")
-    ):
-        services.jobs().resume(job.job_id)
+    with st.container(horizontal=True):
+        go_on = st.button(
+            "Resume", key=f"resume/{job.job_id}", icon=":material/play_arrow:", help=tip("resume")
+        )
+        settle = (
+            step == "search"
+            and any(trial.metrics is not None for trial in services.live_trials(record))
+            and st.button(
+                "Finish with what is measured",
+                key=f"finish/{job.job_id}",
+                icon=":material/flag:",
+                help=tip("finish"),
+            )
+        )
+    if go_on:
+        ask(lambda: services.jobs().resume(job.job_id))
+    if settle:
+        ask(lambda: services.jobs().start_finish(record.run_id))
+
+
+def ask(request: Callable[[], object]) -> None:
+    """Ask the job engine for something and draw the page anew, or show why it refuses."""
+    try:
+        request()
+    except QPrunerError as error:
+        error_panel(str(error))
+    else:
         st.rerun()
 
 
@@ -198,13 +242,17 @@ def start(
     """
     steps = line.steps_until(record, goal, redo)
     lost = line.emptied_by(record, steps)
+    # A copy would start an empty study, whereas this run's goes on with its measured trials.
+    goes_on = steps == ("search",) and line.asks_more_trials(record, spec.search)
     keep = bool(lost) and st.toggle(
         "Work in a copy",
-        value=True,
+        value=not goes_on,
         help=tip("copy"),
-        key=f"copy/{goal}",
+        key=f"copy/{goal}/more" if goes_on else f"copy/{goal}",
     )
-    if lost and not keep:
+    if goes_on:
+        st.caption("The search goes on with the trials that are measured already.")
+    elif lost and not keep:
         names = ", ".join(wording.STEP_TITLES[step] for step in lost)
         st.caption(f"Starting replaces the results of: {names}.")
     if st.button(

@@ -16,7 +16,7 @@ from qpruner_core.catalog import EXPORTERS
 from qpruner_core.domain.record import ExportOutcome, RunRecord
 from qpruner_core.domain.spec import RunSpec
 from qpruner_core.errors import QPrunerError
-from qpruner_core.export.snippets import snippet
+from qpruner_core.export.snippets import ADAPTER_FOLDER, snippet
 
 SMALL_BYTES = 64 << 20
 """Up to this size a download may pass through the page's memory where the route is missing."""
@@ -116,15 +116,12 @@ def _download(record: RunRecord, outcome: ExportOutcome) -> None:
     )
 
 
-def how_to_use(record: RunRecord, outcome: ExportOutcome) -> None:
+def how_to_use(outcome: ExportOutcome) -> None:
     """Draw the snippet for each tool, and every file with its hash."""
     st.subheader("Use it", anchor=False)
-    uniform = record.prune is not None and record.prune.plan.shape == "uniform"
-    adapter = (
-        outcome.spec.include_adapter
-        and record.recover is not None
-        and bool(record.recover.adapter)
-    )
+    # By what was written, as the run may have gone on since.
+    uniform = not any(name.endswith(".py") for name in outcome.files)
+    adapter = any(name.startswith(f"{ADAPTER_FOLDER}/") for name in outcome.files)
     python, files = st.tabs(["transformers", "Files"])
     with python:
         st.code(

@@ -9,7 +9,6 @@ import streamlit as st
 from app import line, services, state, tables, widgets, wording
 from app.glossary import tip
 from app.widgets import Figure
-from qpruner_core.errors import QPrunerError
 from qpruner_core.jobs import Job
 
 N_LOG_LINES = 60
@@ -68,12 +67,7 @@ def actions(found: Sequence[Job], names: Mapping[str, str]) -> None:
     if job.error:
         widgets.error_panel(job.error)
     if st.button("Resume this job", help=tip("resume"), icon=":material/play_arrow:"):
-        try:
-            services.jobs().resume(job.job_id)
-        except QPrunerError as error:
-            widgets.error_panel(str(error))
-        else:
-            st.rerun()
+        widgets.ask(lambda: services.jobs().resume(job.job_id))
 
 
 def run_field(names: Mapping[str, str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app import charts_pruning, widgets, wording
+from app import charts_pruning, widgets, widgets_metrics, wording
 from app.widgets import Figure
 from qpruner_core.domain.footprint import dense_bytes
 from qpruner_core.domain.layout import ModelLayout
@@ -62,28 +62,8 @@ def result(outcome: PruningOutcome) -> None:
     st.subheader(f"Pruned at {wording.percent(outcome.spec.ratio, 0)}", anchor=False)
     widgets.figures(
         [
-            Figure(
-                label="Loss per token",
-                value=wording.nats(after.loss),
-                term="loss",
-                origin=wording.MEASURED,
-                change=f"{after.loss - before.loss:+.3f} nats/token",
-            ),
-            Figure(
-                label="Accuracy",
-                value=wording.percent(after.accuracy),
-                term="accuracy",
-                origin=wording.MEASURED,
-                change=wording.points(after.accuracy - before.accuracy),
-                lower_is_better=False,
-            ),
-            Figure(
-                label="At 16 bit",
-                value=wording.size(after.weight_bytes),
-                term="weight_bytes",
-                origin=wording.MEASURED,
-                change=wording.size_change(after.weight_bytes, before.weight_bytes),
-            ),
+            *widgets_metrics.quality(before, after),
+            widgets_metrics.weights("At 16 bit", "weight_bytes", before, after),
             Figure(
                 label="Parameters",
                 value=wording.count(outcome.parameters_after),

@@ -8,7 +8,16 @@ from collections.abc import Mapping
 
 import streamlit as st
 
-from app import charts_pruning, charts_recovery, points, services, tables, widgets, wording
+from app import (
+    charts_pruning,
+    charts_recovery,
+    points,
+    services,
+    tables,
+    widgets,
+    widgets_metrics,
+    wording,
+)
 from app.widgets import Figure
 from qpruner_core.catalog import precision_formats
 from qpruner_core.domain.device_memory import TrainingLoad, training_bytes_estimate
@@ -78,28 +87,8 @@ def result(outcome: RecoveryOutcome, names: Mapping[int, str]) -> None:
     peak = outcome.peak_memory_bytes
     widgets.figures(
         [
-            Figure(
-                label="Loss per token",
-                value=wording.nats(after.loss),
-                term="loss",
-                origin=wording.MEASURED,
-                change=f"{after.loss - before.loss:+.3f} nats/token",
-            ),
-            Figure(
-                label="Accuracy",
-                value=wording.percent(after.accuracy),
-                term="accuracy",
-                origin=wording.MEASURED,
-                change=wording.points(after.accuracy - before.accuracy),
-                lower_is_better=False,
-            ),
-            Figure(
-                label="With adapter",
-                value=wording.size(after.weight_bytes),
-                term="adapter",
-                origin=wording.MEASURED,
-                change=wording.size_change(after.weight_bytes, before.weight_bytes),
-            ),
+            *widgets_metrics.quality(before, after),
+            widgets_metrics.weights("With adapter", "adapter", before, after),
             Figure(
                 label="Training memory",
                 value=wording.size(peak) if peak is not None else "not counted",

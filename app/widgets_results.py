@@ -9,7 +9,17 @@ from collections.abc import Sequence
 import pandas as pd
 import streamlit as st
 
-from app import charts_front, forms_search, points, services, state, tables_plan, widgets, wording
+from app import (
+    charts_front,
+    forms_data,
+    forms_search,
+    points,
+    services,
+    state,
+    tables_plan,
+    widgets,
+    wording,
+)
 from app.charts_front import FrontView
 from app.glossary import tip
 from app.points import Point
@@ -98,11 +108,35 @@ def front(found: Sequence[Point], record: RunRecord, objective: str, a: Point, b
         budget_bytes=record.search.budget_bytes if record.search is not None else None,
         chosen=a.key,
         other=b.key,
+        zoom=st.toggle("Zoom to the front", value=True, help=tip("zoom")),
     )
     st.plotly_chart(
         charts_front.front(found, view), key=FRONT, on_select=_take_click, selection_mode="points"
     )
-    st.caption("Every point is measured. Click one to make it plan A; A is ringed thick, B thin.")
+    st.caption(
+        "Every point is measured. Click one to make it plan A; A is ringed thick, B thin."
+        + outside_words(charts_front.n_outside(found, view))
+    )
+
+
+def outside_words(n_points: int) -> str:
+    """Return the sentence on points at the edge; empty without any."""
+    if not n_points:
+        return ""
+    points_stand = "1 point stands" if n_points == 1 else f"{n_points} points stand"
+    return f" {points_stand} far outside and at the edge here, as triangles."
+
+
+def data_lines(records: Sequence[RunRecord]) -> None:
+    """Say which text and tasks the numbers rest on, and where runs differ in them."""
+    lines = {wording.data(record.spec.data): record for record in records}
+    for words, record in lines.items():
+        name = f" ({state.run_name(record)})" if len(lines) > 1 else ""
+        st.caption(f"Measured on {words}{name}.")
+    if len(lines) > 1:
+        st.warning("These runs were measured on different data, so their numbers do not compare.")
+    for record in records:
+        forms_data.warn_of_demo(record.spec.model, record.spec.data)
 
 
 def _take_click() -> None:

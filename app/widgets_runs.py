@@ -11,9 +11,8 @@ from app.glossary import tip
 from app.widgets import Figure
 from qpruner_core.domain.footprint import dense_bytes
 from qpruner_core.domain.record import STEPS, RunRecord
-from qpruner_core.domain.spec import ModelSpec, RunSpec
+from qpruner_core.domain.spec import DataSpec, ModelSpec, RunSpec
 from qpruner_core.errors import QPrunerError
-from qpruner_core.jobs import Job
 
 
 def first_start() -> None:
@@ -44,9 +43,9 @@ def start_whole_line(spec: RunSpec) -> None:
     st.rerun()
 
 
-def new_run(spec: ModelSpec, name: str) -> None:
+def new_run(spec: ModelSpec, data: DataSpec, name: str) -> None:
     """Draw the two ways to start: step by step, or the whole line with the defaults."""
-    asked = RunSpec(model=spec, name=name.strip())
+    asked = RunSpec(model=spec, data=data, name=name.strip())
     if st.button("Create run", type="primary", help=tip("create_run"), width="stretch"):
         services.model_card(spec)
         record = services.store().create(asked)
@@ -98,14 +97,9 @@ def model_card(spec: ModelSpec) -> None:
         st.dataframe(tables.cards(card), hide_index=True)
 
 
-def newest_job(run_id: str) -> Job | None:
-    """Return the newest job of a run."""
-    return max(services.jobs().list(run_id), key=lambda job: job.created_at, default=None)
-
-
 def failed_face(record: RunRecord) -> None:
     """Say why the newest job of a run ended before its steps were done."""
-    job = newest_job(record.run_id)
+    job = services.newest_job(record.run_id)
     if job is not None and job.status == "failed":
         broken = next(
             (s for s in job.steps if line.standing(record, job).get(s) == "failed"), None

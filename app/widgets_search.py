@@ -9,7 +9,17 @@ from dataclasses import replace
 import pandas as pd
 import streamlit as st
 
-from app import charts_front, forms_search, points, services, state, tables, widgets, wording
+from app import (
+    charts_front,
+    forms_search,
+    points,
+    services,
+    state,
+    tables,
+    widgets,
+    widgets_results,
+    wording,
+)
 from app.charts_front import FrontView
 from app.glossary import tip
 from app.widgets import Figure
@@ -30,6 +40,8 @@ def with_budget(spec: SearchSpec, dense: ModelLayout, layout: ModelLayout) -> Se
     largest = space.code_bytes(tuple(len(space.precisions) - 1 for _ in space.units))
     now = parse_budget(spec.memory_budget, reference)
     budget = forms_search.budget_slider(space.smallest_bytes, largest, now, reference)
+    if round(budget / reference, 3) == round(now / reference, 3):
+        return spec  # as it was written, by which a study is found again
     return replace(spec, memory_budget=f"{budget / reference:.4f}")
 
 
@@ -48,7 +60,7 @@ def live_front(record: RunRecord, spec: SearchSpec, dense: ModelLayout) -> None:
     """Draw the predicted front and what has been measured so far."""
     now = services.store().read(record.run_id)
     budget = parse_budget(spec.memory_budget, dense_bytes(dense))
-    trials = points.trials_of(now) or services.live_trials(now)
+    trials = services.trials(now)
     found = points.of_trials(now, trials)
     predicted = services.predicted(now)
     if not found and predicted is None:
@@ -67,6 +79,7 @@ def live_front(record: RunRecord, spec: SearchSpec, dense: ModelLayout) -> None:
     st.caption(
         f"{measured} trials and {len(found) - measured} baselines measured"
         + (f", {len(failed)} failed." if failed else ".")
+        + widgets_results.outside_words(charts_front.n_outside(found, view))
     )
     if predicted is not None and spec.objective == "accuracy":
         st.caption("The predicted front is in nats of loss; weigh loss against memory to see it.")

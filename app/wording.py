@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
+from itertools import pairwise
 from math import isfinite
+from pathlib import Path
+from statistics import median
 
 from qpruner_core.domain.footprint import format_bytes
+from qpruner_core.domain.spec import DataSpec
 
 MEASURED = "measured"
 ESTIMATED = "estimated"
@@ -20,6 +25,18 @@ STEP_TITLES = {
     "recover": "Recover",
     "export": "Export",
 }
+JOB_TITLES = {
+    "finish": "Finish the search",
+    "measure": "Measure a plan",
+    "generate": "Answer a prompt",
+}
+"""What a job does that runs no step of the line from its start."""
+DEMO_TEXT = (
+    "This model reads the demo's invented language, so its scores and losses say little about "
+    "real text. Choose WikiText-2 or own files when you make a run."
+)
+N_PACE = 5
+"""Newest pieces that the pace goes by."""
 
 
 def size(size_bytes: float) -> str:
@@ -47,6 +64,11 @@ def nats(loss: float, digits: int = 3) -> str:
     return f"{loss:.{digits}f} nats" if isfinite(loss) else "not finite"
 
 
+def speed(tokens_per_second: float | None) -> str:
+    """Return a speed; ``-`` where it was not timed."""
+    return f"{tokens_per_second:,.0f} tokens/s" if tokens_per_second is not None else "-"
+
+
 def count(number: float) -> str:
     """Return a large count in short form, such as ``5.31 M``."""
     for limit, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
@@ -67,11 +89,30 @@ def seconds(duration: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def time_left(done: int, total: int, elapsed: float) -> str:
-    """Return how long the rest takes at the pace so far; empty until a first piece is done."""
-    if done <= 0 or done >= total or elapsed <= 0:
+def seconds_each(reports: Sequence[tuple[str, int]]) -> float:
+    """Return the median time of the newest pieces, so that a pause between two does not count.
+
+    Args:
+        reports: ISO 8601 time and pieces done by then, oldest first.
+
+    Returns:
+        Seconds; 0 until a first piece is done.
+    """
+    each = [
+        seconds_between(earlier, later) / (after - before)
+        for (earlier, before), (later, after) in pairwise(reports)
+        if after > before
+    ]
+    return median(each[-N_PACE:]) if each else 0.0
+
+
+def time_left(done: int, total: int, pace: float) -> str:
+    """Return how long the rest takes at so many seconds each; empty until a first piece is
+    done.
+    """
+    if done <= 0 or done >= total or pace <= 0:
         return ""
-    return f"about {seconds(elapsed * (total - done) / done)} left"
+    return f"about {seconds(pace * (total - done))} left"
 
 
 def day(iso_time: str) -> str:
@@ -82,3 +123,21 @@ def day(iso_time: str) -> str:
 def seconds_between(earlier: str, later: str) -> float:
     """Return the seconds between two ISO 8601 times."""
     return (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds()
+
+
+def data(asked: DataSpec) -> str:
+    """Return which text and tasks measured numbers rest on, such as ``demo text, up to 12,288
+    tokens; no tasks``.
+    """
+    text = f"{text_source(asked.heldout)}, up to {asked.heldout_tokens:,} tokens"
+    if asked.tasks == "none":
+        return f"{text}; no tasks"
+    items = f"{asked.items_per_task} items each" if asked.items_per_task else "all items"
+    tasks = "demo tasks" if asked.tasks == "demo" else f"tasks in {Path(asked.tasks).name}"
+    return f"{text}; {tasks}, {items}"
+
+
+def text_source(source: str) -> str:
+    """Return the name of a text on screen."""
+    known = {"demo": "demo text", "wikitext2": "WikiText-2"}
+    return known.get(source, Path(source).name)

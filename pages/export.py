@@ -31,6 +31,6 @@ with right:
         widgets_export.result(record, record.export)
 
 if record.export is not None:
-    widgets_export.how_to_use(record, record.export)
+    widgets_export.how_to_use(record.export)
 st.divider()
 widgets_export.prompt_box(record, names)

@@ -2,7 +2,16 @@
 
 import streamlit as st
 
-from app import charts_base, charts_pruning, forms, services, state, widgets, widgets_pruning
+from app import (
+    charts_base,
+    charts_pruning,
+    forms,
+    services,
+    state,
+    widgets,
+    widgets_metrics,
+    widgets_pruning,
+)
 
 widgets.title("pruning")
 record = state.require_run()
@@ -40,3 +49,5 @@ if record.prune is None:
         )
 else:
     widgets_pruning.result(record.prune)
+if record.evaluate is not None:
+    widgets_metrics.full(record.evaluate)

@@ -8,9 +8,10 @@ from app.glossary import tip
 widgets.title("results")
 record = state.require_run()
 job = widgets.status(record, "search")
+widgets.failed_beside(record, "measure")
 
 records = widgets_results.runs_field(record, services.store().list())
-found = [point for each in records for point in points.of_run(each)]
+found = [point for each in records for point in points.of_run(each, services.trials(each))]
 if not any(point.plan is not None for point in found):
     st.info("Nothing has been measured in these runs yet. Start a search on the Search page.")
     st.stop()
@@ -18,6 +19,7 @@ if not any(point.plan is not None for point in found):
 objective = widgets_results.objective_field(record)
 a, b = widgets_results.plan_fields(found, record)
 widgets_results.front(found, record, objective, a, b)
+widgets_results.data_lines(records)
 
 left, right = st.columns([3, 2], gap="large")
 with left:
@@ -31,7 +33,7 @@ with right:
     compared = tables.compare({"A": a.metrics, "B": b.metrics})
     st.dataframe(compared, height="content")
 
-if record.quantize is not None and a.run_id == record.run_id:
+if record.search is not None and a.run_id == record.run_id:
     widgets_results.plan_editor(record, a, busy=job is not None)
 with st.expander("All measured plans", expanded=False):
     st.caption(tip("trial"))

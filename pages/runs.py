@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from app import forms, services, state, tables, widgets, widgets_runs
+from app import forms, forms_data, services, state, tables, widgets, widgets_runs
 from app.glossary import tip
 
 widgets.title("runs")
@@ -18,7 +18,7 @@ if chosen is not None:
     if busy is not None:
         widgets.running(chosen, busy)
     else:
-        widgets.strip(chosen, widgets_runs.newest_job(chosen.run_id))
+        widgets.strip(chosen, services.newest_job(chosen.run_id))
         widgets_runs.failed_face(chosen)
 
 if records:
@@ -31,8 +31,9 @@ left, right = st.columns([2, 3], gap="large")
 with left:
     spec = forms.model_form()
     name = st.text_input("Name of the run", help=tip("run_name"), placeholder="optional")
-    if spec is not None:
-        widgets_runs.new_run(spec, name)
+    data = forms_data.data_form(spec) if spec is not None else None
+    if spec is not None and data is not None:
+        widgets_runs.new_run(spec, data, name)
 with right:
     if spec is None:
         st.info("Give a folder or a hub id, and the model's card is read from its headers.")

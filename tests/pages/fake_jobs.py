@@ -45,6 +45,10 @@ class FakeJobs:
         self.asked.append(("line", (run_id, steps, spec)))
         return self.add(run_id, "queued", steps).job_id
 
+    def start_finish(self, run_id: str) -> str:
+        self.asked.append(("finish", run_id))
+        return self.add(run_id, "queued", ("search",), kind="finish").job_id
+
     def start_measure(self, run_id: str, plan: PrecisionPlan) -> str:
         self.asked.append(("measure", (run_id, plan)))
         return self.add(run_id, "queued", (), kind="measure").job_id

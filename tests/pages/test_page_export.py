@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from app import downloads, wording
 
 
@@ -64,3 +66,32 @@ def test_both_models_answer_the_prompt(open_page, run_at, jobs, said):
     assert jobs.asked[0] == ("generate", (record.run_id, "The lantern", record.search.chosen))
     assert "one word" in said(at)
     assert "another word" in said(at)
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_the_snippet_speaks_of_an_adapter_only_if_the_folder_has_one(
+    open_page, run_at, store, written
+):
+    """The run was recovered and asks for the adapter in both cases."""
+    record = run_at("export")
+    files = {**record.export.files}
+    if written:
+        files["adapter/adapter_model.safetensors"] = "0" * 64
+    store.write(replace(record, export=replace(record.export, files=files)))
+    at = open_page("export", record)
+    assert ("PeftModel" in at.code[0].value) is written
+
+
+@pytest.mark.parametrize("names", [(), ("modeling_pruned.py",)])
+def test_the_snippet_asks_for_remote_code_only_if_the_folder_has_some(
+    open_page, run_at, store, names
+):
+    record = run_at("export")
+    outcome = replace(
+        record.export,
+        spec=replace(record.export.spec, format="hf_16bit"),
+        files={**record.export.files, **dict.fromkeys(names, "0" * 64)},
+    )
+    store.write(replace(record, export=outcome))
+    at = open_page("export", record)
+    assert ("trust_remote_code" in at.code[0].value) is bool(names)

@@ -83,3 +83,15 @@ def test_a_failed_job_is_a_sentence_and_can_be_resumed(open_page, run_at, jobs):
     assert at.error[0].value == "The ratio empties a layer."
     at.button(key=f"resume/{job.job_id}").click().run()
     assert ("resume", job.job_id) in jobs.asked
+
+
+def test_the_full_evaluation_shows_every_task_and_both_speeds(open_page, run_at, said):
+    record = run_at("evaluate")
+    at = open_page("pruning", record)
+    table = at.dataframe[0].value
+    assert list(table["Task"]) == [*sorted(record.evaluate.tasks), "mean"]
+    assert list(table["Items"]) == [40] * 7 + [280]
+    first = record.evaluate.tasks[table.loc[0, "Task"]]
+    assert table.loc[0, "Standard error"] == f"{100 * first.standard_error:.1f} points"
+    assert (value(at, "Reading"), value(at, "Writing")) == ("8,200 tokens/s", "61 tokens/s")
+    assert "evaluated in full" not in said(open_page("pruning", run_at("prune", name="before")))

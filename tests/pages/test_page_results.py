@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 
-from app import charts_front, points, services, tables_plan
+from app import charts_front, points, services, tables_plan, wording
 from qpruner_core.domain.plan import PrecisionPlan
+from qpruner_core.domain.progress import Progress
+from qpruner_core.domain.spec import ModelSpec
 
 
 def test_without_measurements_it_says_what_to_do(open_page, run_at):
@@ -89,3 +93,67 @@ def test_a_measured_plan_is_not_measured_again(open_page, run_at, said):
     at = open_page("results", run_at("search"))
     assert at.button(key="results/measure").disabled
     assert "has been measured already" in said(at)
+
+
+def test_a_failed_measurement_says_why_and_can_be_tried_again(open_page, run_at, jobs):
+    record = run_at("search")
+    job = jobs.add(record.run_id, "failed", (), kind="measure", error="The loss is not finite.")
+    at = open_page("results", record)
+    assert at.error[0].value == "Measure a plan: The loss is not finite."
+    at.button(key=f"resume/{job.job_id}").click().run()
+    assert ("resume", job.job_id) in jobs.asked
+
+
+def test_an_old_failure_is_not_shown_once_something_newer_was_asked(open_page, run_at, jobs):
+    record = run_at("search")
+    jobs.add(record.run_id, "failed", (), kind="measure", error="The loss is not finite.")
+    jobs.add(record.run_id, "done", (), kind="measure")
+    assert not open_page("results", record).error
+
+
+@pytest.mark.parametrize("kind", ["measure", "generate"])
+def test_a_job_beside_the_line_does_not_show_the_progress_of_a_step(
+    open_page, run_at, jobs, said, kind
+):
+    record = run_at("search")
+    told = Progress(step="search", done=29, total=29, message="trial 23")
+    jobs.add(record.run_id, "running", (), kind=kind, progress=told, device="cpu")
+    at = open_page("results", record)
+    assert f"**{wording.JOB_TITLES[kind]}** on cpu" in said(at)
+    assert not at.get("progress")
+
+
+def test_an_unfinished_search_shows_what_it_has_measured(open_page, run_at, store):
+    record, finished = run_at("evaluate"), run_at("search", name="source")
+    known = finished.search.baselines[:3]
+    store.write_value(record.run_id, record.baselines_name, known)
+    at = open_page("results", record)
+    assert at.selectbox(key="results/a").value == f"{record.run_id}:{known[0].number}"
+    assert "results/measure" not in [button.key for button in at.button]
+
+
+def test_the_data_behind_the_numbers_is_named(open_page, run_at, said):
+    assert "demo text, up to 12,288 tokens; demo tasks, 40 items each" in said(
+        open_page("results", run_at("search"))
+    )
+
+
+def test_a_real_model_on_demo_text_is_warned_about(open_page, run_at, store, said):
+    record = run_at("search")
+    store.write(replace(record, spec=replace(record.spec, model=ModelSpec(source="some/model"))))
+    assert wording.DEMO_TEXT in said(open_page("results", record))
+
+
+def test_runs_on_different_data_say_that_they_do_not_compare(open_page, run_at, store, said):
+    first, second = run_at("search"), run_at("search", name="Other")
+    data = replace(second.spec.data, heldout="wikitext2")
+    store.write(replace(second, spec=replace(second.spec, data=data)))
+    at = open_page("results", first, **{"with": second.run_id})
+    assert "their numbers do not compare" in said(at)
+
+
+def test_the_zoom_can_be_taken_off(open_page, run_at, said):
+    at = open_page("results", run_at("search"))
+    assert "at the edge here, as triangles" in said(at)
+    next(each for each in at.toggle if each.label == "Zoom to the front").set_value(False).run()
+    assert "at the edge here, as triangles" not in said(at)

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import pytest
+
+from app import wording
 from qpruner_core.domain.record import STEPS
+from qpruner_core.domain.spec import DataSpec
 
 
 def button(at, label):
@@ -89,3 +93,70 @@ def test_a_running_line_shows_progress_and_can_be_stopped(open_page, run_at, job
     assert "7 of 24" in at.get("progress")[0].proto.text
     at.button(key=f"stop/{job.job_id}").click().run()
     assert ("cancel", job.job_id) in jobs.asked
+
+
+def select(at, label):
+    return next(each for each in at.selectbox if each.label == label)
+
+
+def text_field(at, label):
+    return next(each for each in at.text_input if each.label == label)
+
+
+def start_hub_model(open_page):
+    at = open_page("runs")
+    at.segmented_control[0].set_value("Hub").run()
+    text_field(at, "Hub id").set_value("some/model").run()
+    return at
+
+
+def test_the_demo_starts_on_its_own_text(open_page, jobs):
+    at = open_page("runs")
+    button(at, "Run the whole line").click().run()
+    assert jobs.asked[0][1][2].data == DataSpec()
+
+
+def test_a_real_model_starts_on_english_without_the_demos_tasks(open_page, jobs, said):
+    at = start_hub_model(open_page)
+    assert wording.DEMO_TEXT not in said(at)
+    button(at, "Run the whole line").click().run()
+    data = jobs.asked[0][1][2].data
+    assert (data.calibration, data.training, data.heldout) == ("wikitext2",) * 3
+    assert data.tasks == "none"
+
+
+@pytest.mark.parametrize(("label", "choice"), [("Text", "demo"), ("Tasks", "demo")])
+def test_a_real_model_on_the_demos_data_is_warned_about(open_page, said, label, choice):
+    at = start_hub_model(open_page)
+    select(at, label).select(choice).run()
+    assert wording.DEMO_TEXT in said(at)
+
+
+def test_own_files_and_counts_go_into_the_run(open_page, jobs, store):
+    store.home.mkdir(exist_ok=True)
+    at = start_hub_model(open_page)
+    select(at, "Text").select("own").run()
+    assert "Run the whole line" not in [each.label for each in at.button]
+    for label in ("Calibration text", "Training text", "Held-out text"):
+        text_field(at, label).set_value(str(store.home / "text.txt"))
+    select(at, "Tasks").select("own").run()
+    text_field(at, "Folder of tasks").set_value(str(store.home / "tasks")).run()
+    next(n for n in at.number_input if n.label == "Held-out, tokens").set_value(4096).run()
+    button(at, "Run the whole line").click().run()
+    data = jobs.asked[0][1][2].data
+    assert data.heldout == str((store.home / "text.txt").resolve())
+    assert data.tasks == str((store.home / "tasks").resolve())
+    assert data.heldout_tokens == 4096
+
+
+def test_data_outside_the_allowed_folders_is_refused_in_a_sentence(open_page):
+    at = open_page("runs")
+    select(at, "Tasks").select("own").run()
+    text_field(at, "Folder of tasks").set_value("/etc").run()
+    assert "outside the folders this server may use" in at.error[0].value
+
+
+def test_less_text_than_one_sequence_is_refused_in_a_sentence(open_page):
+    at = open_page("runs")
+    next(n for n in at.number_input if n.label == "Calibration, tokens").set_value(16).run()
+    assert "less than one sequence of 128" in at.error[0].value

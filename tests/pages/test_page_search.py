@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
+
 from app import services, wording
 from qpruner_core.domain.footprint import dense_bytes
+from qpruner_core.errors import BadInputError
 from qpruner_core.search.knapsack import best_under
 
 
@@ -37,13 +42,40 @@ def test_the_budget_slider_moves_the_predicted_best_at_once(open_page, run_at):
         assert value(at, "Weights") == wording.size(best_under(predicted, budget).weight_bytes)
 
 
-def test_more_trials_keep_the_sensitivities(open_page, run_at, jobs):
+def ask_trials(at, n_trials):
+    next(field for field in at.number_input if field.label == "Trials").set_value(n_trials).run()
+
+
+def test_more_trials_go_on_in_the_same_run_with_the_measured_ones(open_page, run_at, jobs, said):
     record = run_at("search")
     at = open_page("search", record)
-    at.toggle(key="copy/search").set_value(False).run()
-    next(field for field in at.number_input if field.label == "Trials").set_value(40).run()
+    ask_trials(at, 40)
+    assert "goes on with the trials" in said(at)
     at.button(key="start/search").click().run()
-    assert jobs.asked[0][1][1] == ("search",)
+    (_, (run_id, steps, spec)) = jobs.asked[0]
+    assert (run_id, steps, spec.search.n_trials) == (record.run_id, ("search",), 40)
+    assert replace(record, spec=spec).study_name == record.study_name
+
+
+@pytest.mark.parametrize("changed", ["seed", "budget"])
+def test_any_other_change_works_in_a_copy(open_page, run_at, jobs, changed):
+    record = run_at("search")
+    at = open_page("search", record)
+    ask_trials(at, 40)
+    if changed == "seed":
+        at.number_input(key="search/seed").set_value(7).run()
+    else:
+        at.slider(key="search/budget").set_value(60.0).run()
+    at.button(key="start/search").click().run()
+    assert jobs.asked[0][1][0] != record.run_id
+
+
+def test_fewer_trials_than_measured_work_in_a_copy(open_page, run_at, jobs):
+    record = run_at("search")
+    at = open_page("search", record)
+    ask_trials(at, 3)
+    at.button(key="start/search").click().run()
+    assert jobs.asked[0][1][0] != record.run_id
 
 
 def test_another_tie_measures_sensitivities_anew(open_page, run_at, jobs):
@@ -84,3 +116,52 @@ def test_a_stopped_search_can_be_resumed(open_page, run_at, jobs, said):
     assert "stopped before it finished" in said(at)
     at.button(key=f"resume/{job.job_id}").click().run()
     assert ("resume", job.job_id) in jobs.asked
+
+
+def stopped_search(run_at, jobs, store, status="cancelled"):
+    """Return a run whose search ended after three baselines, and its job."""
+    record, finished = run_at("evaluate"), run_at("search", name="source")
+    store.write_value(record.run_id, record.baselines_name, finished.search.baselines[:3])
+    return record, jobs.add(record.run_id, status, ("search",), error="It was killed.")
+
+
+@pytest.mark.parametrize("status", ["cancelled", "failed"])
+def test_a_stopped_search_can_be_finished_with_what_is_measured(
+    open_page, run_at, jobs, store, status
+):
+    record, job = stopped_search(run_at, jobs, store, status)
+    at = open_page("search", record)
+    at.button(key=f"finish/{job.job_id}").click().run()
+    assert jobs.asked == [("finish", record.run_id)]
+    assert at.get("progress")[0].proto.text == "Finish the search · waits for a worker"
+
+
+def test_a_search_stopped_before_anything_was_measured_cannot_be_finished(open_page, run_at, jobs):
+    record = run_at("evaluate")
+    jobs.add(record.run_id, "cancelled", ("search",))
+    at = open_page("search", record)
+    assert "Finish with what is measured" not in [button.label for button in at.button]
+    assert "Resume" in [button.label for button in at.button]
+
+
+def test_a_finish_that_failed_says_why_and_the_search_can_still_be_resumed(
+    open_page, run_at, jobs, store
+):
+    record, job = stopped_search(run_at, jobs, store)
+    jobs.add(record.run_id, "failed", ("search",), kind="finish", error="Nothing fits.")
+    at = open_page("search", record)
+    assert at.error[0].value == "Finish the search: Nothing fits."
+    at.button(key=f"resume/{job.job_id}").click().run()
+    assert ("resume", job.job_id) in jobs.asked
+
+
+def test_a_refused_request_is_a_sentence(open_page, run_at, jobs, store, monkeypatch):
+    record, job = stopped_search(run_at, jobs, store)
+
+    def refuse(job_id):
+        raise BadInputError("A newer job of this run exists.")
+
+    monkeypatch.setattr(jobs, "resume", refuse)
+    at = open_page("search", record)
+    at.button(key=f"resume/{job.job_id}").click().run()
+    assert "A newer job of this run exists." in [error.value for error in at.error]

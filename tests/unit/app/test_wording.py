@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
 from app import wording
+from qpruner_core.domain.spec import DataSpec
 
 
 @pytest.mark.parametrize(
@@ -13,8 +16,39 @@ def test_durations_carry_their_units(duration: float, text: str) -> None:
     assert wording.seconds(duration) == text
 
 
-def test_time_left_goes_by_the_pace_so_far() -> None:
-    assert wording.time_left(10, 40, 20.0) == f"about {wording.seconds(60)} left"
+def test_time_left_goes_by_the_pace() -> None:
+    assert wording.time_left(10, 40, 2.0) == f"about {wording.seconds(60)} left"
+
+
+def reports(*moments: tuple[int, int]) -> list[tuple[str, int]]:
+    """Return reports made so many seconds after the start."""
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    return [((start + timedelta(seconds=at)).isoformat(), done) for at, done in moments]
+
+
+def test_a_pause_does_not_slow_the_pace() -> None:
+    told = reports((0, 0), (4, 1), (8, 2), (3608, 3), (3612, 4))
+    assert wording.seconds_each(told) == 4.0
+
+
+def test_pieces_that_were_only_read_again_are_soon_forgotten() -> None:
+    told = reports(*((0, done) for done in range(20)), (6, 20), (12, 21), (18, 22))
+    assert wording.seconds_each(told) == 6.0
+
+
+def test_a_report_over_several_pieces_counts_each_of_them() -> None:
+    assert wording.seconds_each(reports((0, 0), (9, 3))) == 3.0
+
+
+@pytest.mark.parametrize("told", [(), ((0, 0),), ((0, 0), (5, 0))])
+def test_without_a_finished_piece_there_is_no_pace(told: tuple[tuple[int, int], ...]) -> None:
+    assert wording.seconds_each(reports(*told)) == 0.0
+
+
+def test_data_is_named_with_its_amounts() -> None:
+    data = DataSpec(heldout="/data/own.txt", tasks="/data/quiz", items_per_task=0)
+    assert wording.data(data) == "own.txt, up to 12,288 tokens; tasks in quiz, all items"
+    assert wording.data(DataSpec(tasks="none")).endswith("; no tasks")
 
 
 @pytest.mark.parametrize(("done", "total"), [(0, 5), (5, 5)])

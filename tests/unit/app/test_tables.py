@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+from app import tables
+from qpruner_core.domain.metrics import Metrics, TaskResult
+
+BARE = Metrics(loss=2.0, accuracy=0.0, weight_bytes=1 << 20, device="cpu")
+FULL = replace(
+    BARE,
+    accuracy=0.5,
+    tasks={"quiz": TaskResult(n_items=10, accuracy=0.5, accuracy_normalized=0.5)},
+    decode_tokens_per_second=61.0,
+)
+
+
+def test_rows_that_no_candidate_fills_are_left_out() -> None:
+    rows = set(tables.compare({"A": BARE, "B": BARE}).index)
+    assert rows == {"Loss, nats/token", "Perplexity", "Weights", "Device"}
+
+
+def test_a_row_that_one_candidate_fills_is_kept() -> None:
+    table = tables.compare({"A": BARE, "B": FULL})
+    assert list(table.loc["Accuracy"]) == ["-", "50.0 %"]
+    assert list(table.loc["Writing"]) == ["-", "61 tokens/s"]
+    assert list(table.loc["quiz"]) == ["-", "50.0 %"]
