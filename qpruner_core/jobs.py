@@ -28,7 +28,7 @@ from qpruner_core.store.codec import from_plain, to_plain
 from qpruner_core.store.events import Event
 from qpruner_core.store.home import database_url
 from qpruner_core.store.records import RunStore
-from qpruner_core.store.workers import WorkerInfo, living_workers
+from qpruner_core.store.workers import WorkerInfo, is_gone, living_workers
 
 __all__ = ["Job", "Jobs", "WorkerInfo"]
 
@@ -84,6 +84,10 @@ class Job:
     """Name of the worker that has it or had it; empty while it never ran."""
     device: str
     """Device of that worker; empty while it never ran."""
+    worker_is_gone: bool = False
+    """Whether it counts as running though its worker has ended: the next worker that starts takes
+    it up.
+    """
 
 
 Found = list[Job]
@@ -342,6 +346,7 @@ class Jobs:
             updated_at=_iso(row.updated_at),
             worker=worker,
             device=devices.get(worker, worker.rpartition("/")[2]),
+            worker_is_gone=status == "running" and is_gone(self._store.home, worker),
         )
 
     def _progress(self, job_id: str, run_id: str) -> Progress | None:

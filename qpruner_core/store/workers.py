@@ -57,7 +57,7 @@ def registered(home: Path, device_key: str, device: str) -> Iterator[WorkerInfo]
     info = WorkerInfo(
         name=name, pid=os.getpid(), host=socket.gethostname(), device=device, since=events.now()
     )
-    path = home / "workers" / f"{re.sub(r'[^A-Za-z0-9.-]', '-', name)}.json"
+    path = _path(home, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b", buffering=0) as file:
         if not _taken(file.fileno()):
@@ -87,6 +87,19 @@ def living_workers(home: Path) -> tuple[WorkerInfo, ...]:
             # It has taken the lock, but not written its line yet.
             continue
     return tuple(found)
+
+
+def is_gone(home: Path, name: str) -> bool:
+    """Whether a worker of this home has ended; False of one that was never seen here."""
+    try:
+        with _path(home, name).open("rb") as file:
+            return not _is_locked(file.fileno())
+    except FileNotFoundError:
+        return False
+
+
+def _path(home: Path, name: str) -> Path:
+    return home / "workers" / f"{re.sub(r'[^A-Za-z0-9.-]', '-', name)}.json"
 
 
 def _taken(descriptor: int) -> bool:

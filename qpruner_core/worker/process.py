@@ -17,7 +17,7 @@ from dbos import DBOS, DBOSConfig
 from qpruner_core.jobs import APPLICATION, QUEUE, QUEUE_LIMITS, serializer
 from qpruner_core.store.home import database_url, home
 from qpruner_core.store.records import RunStore
-from qpruner_core.store.workers import WorkerInfo, registered
+from qpruner_core.store.workers import WorkerInfo, is_gone, registered
 from qpruner_core.worker.bench import LOG_FORMAT, Bench, MakeLine
 from qpruner_core.worker.workflows import WORKFLOWS_VERSION, register_jobs
 
@@ -67,6 +67,7 @@ def serve(place: Place, make_line: MakeLine, stop: Flag, parent: int | None = No
             polling_interval_sec=POLL_EVERY_SECONDS,
             on_conflict="always_update",
         )
+        _take_over(place.home, info.name)
         _LOG.info("worker %s takes jobs from %s", info.name, place.home)
         while not stop.wait(LOOK_EVERY_SECONDS):
             if parent is not None and os.getppid() != parent:
@@ -98,6 +99,21 @@ def leave(code: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _take_over(folder: Path, name: str) -> None:
+    """Put jobs of workers that have ended back on the queue; the engine sees to our own.
+
+    A worker comes back under another name when its machine is renamed, as a container is, or when
+    it gets another device.
+    """
+    running = DBOS.list_workflows(status="PENDING", load_input=False, load_output=False)
+    owners = {row.executor_id for row in running if row.executor_id} - {name}
+    gone = sorted(owner for owner in owners if is_gone(folder, owner))
+    if gone:
+        _LOG.warning("taking up the jobs of workers that have ended: %s", ", ".join(gone))
+        # Not public, but the public ways would also take a job that somebody has just taken up.
+        DBOS._recover_pending_workflows(gone)
 
 
 def _real_line(folder: Path, database: str | None, asked: str) -> tuple[Place, MakeLine]:

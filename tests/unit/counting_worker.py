@@ -5,6 +5,7 @@ A test asks by files in the run's folder: ``hold-<step>`` makes the step wait (i
 sentence or a bug. ``begun.txt`` and ``ended.txt`` count what was run.
 """
 
+import os
 import signal
 import sys
 from dataclasses import replace
@@ -87,8 +88,9 @@ def main(home: str, *flags: str) -> None:
     stop = Flag()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     folder = Path(home)
+    key = os.environ.get("COUNTING_DEVICE", "cpu")
     place = Place(
-        home=folder, database=f"sqlite:///{folder / 'jobs.db'}", device_key="cpu", device="cpu"
+        home=folder, database=f"sqlite:///{folder / 'jobs.db'}", device_key=key, device=key
     )
     parent = int(flags[0]) if flags else None
     serve(place, CountingLine, stop, parent)

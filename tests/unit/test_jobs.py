@@ -431,6 +431,38 @@ def test_killed_in_the_middle_of_a_search_finished_trials_stay_finished(place):
     assert place.lines(run_id, "ended.txt") == [*SLOTS, "search"]
 
 
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+def test_a_worker_of_another_name_takes_up_the_jobs_of_one_that_is_gone(place, end):
+    run_id = place.run()
+    place.file(run_id, "hold-score").touch()
+    job_id = place.jobs.start_line(run_id, STEPS[:3], SPEC)
+    first = place.start()
+    place.until_reached(run_id, "score")
+    assert not place.jobs.get(job_id).worker_is_gone
+    first.send_signal(end)
+    first.wait()
+    until(lambda: place.jobs.get(job_id).worker_is_gone, "the job to be an orphan")
+    assert place.jobs.get(job_id).status == "running"
+    place.file(run_id, "hold-score").unlink()
+    place.start(COUNTING_DEVICE="cuda:7")
+    job = place.until_status(job_id, "done")
+    assert (job.device, job.worker_is_gone) == ("cuda:7", False)
+    assert place.lines(run_id, "ended.txt") == list(STEPS[:3])
+
+
+def test_a_second_worker_leaves_the_jobs_of_a_living_one_alone(place):
+    run_id, other = place.run(), place.run()
+    place.file(run_id, "hold-score").touch()
+    job_id = place.jobs.start_line(run_id, STEPS[:2], SPEC)
+    place.start()
+    place.until_reached(run_id, "score")
+    place.start(COUNTING_DEVICE="cuda:7")
+    place.until_status(place.jobs.start_line(other, ("load",), SPEC), "done")
+    place.file(run_id, "hold-score").unlink()
+    assert place.until_status(job_id, "done").device == "cpu"
+    assert place.lines(run_id, "begun.txt").count("score") == 1
+
+
 def test_told_to_end_a_worker_ends_soon_and_its_job_goes_on_with_the_next(place):
     run_id = place.run()
     place.file(run_id, "hold-score").touch()

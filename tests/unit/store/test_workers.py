@@ -7,7 +7,7 @@ import pytest
 
 from qpruner_core.errors import BadInputError
 from qpruner_core.store import workers
-from qpruner_core.store.workers import living_workers, registered, worker_name
+from qpruner_core.store.workers import is_gone, living_workers, registered, worker_name
 
 HOLD = """
 import signal, sys
@@ -72,3 +72,15 @@ def test_a_worker_that_has_not_written_its_line_yet_is_passed_over(tmp_path, oth
         registered(tmp_path, "cuda:1", "Some card"),
     ):
         pass
+
+
+def test_a_worker_is_gone_when_it_has_been_here_and_holds_its_place_no_more(tmp_path, other):
+    name = worker_name("cuda:1")
+    assert not is_gone(tmp_path, name)
+    assert not is_gone(tmp_path, "elsewhere/cuda:1")
+    other.kill()
+    other.wait()
+    assert is_gone(tmp_path, name)
+    with registered(tmp_path, "cpu", "cpu") as info:
+        assert not is_gone(tmp_path, info.name)
+    assert is_gone(tmp_path, info.name)
