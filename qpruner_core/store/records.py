@@ -237,14 +237,16 @@ class RunStore:
     def artifact_folder(self, run_id: str, stem: str) -> Path:
         """Return the path of a new artifact folder, which the caller makes.
 
-        Folders of that stem that the record does not name are removed: attempts that were killed,
-        and results that were emptied from the record.
+        All folders that the record does not name are removed, of whatever stem: attempts that were
+        killed, and results that were emptied from the record or replaced. So only the run's writer
+        may ask, and one folder must be in the record before the next is asked for.
         """
         parent, record = self._artifacts(run_id), self.read(run_id)
+        check_plain(stem)
         named = {record.export.path} if record.export else set()
         named |= {record.recover.adapter} if record.recover else set()
         used = {Path(path).name for path in named}
-        for old in parent.glob(f"{check_plain(stem)}-*"):
+        for old in parent.iterdir():
             if old.is_dir() and old.name not in used:
                 shutil.rmtree(old)
         taken = {path.name for path in parent.iterdir()}

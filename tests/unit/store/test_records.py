@@ -12,8 +12,8 @@ import pytest
 
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.progress import Progress
-from qpruner_core.domain.record import ImportanceOutcome, RecoveryOutcome
-from qpruner_core.domain.spec import ImportanceSpec, ModelSpec, RecoverySpec, RunSpec
+from qpruner_core.domain.record import ExportOutcome, ImportanceOutcome, RecoveryOutcome
+from qpruner_core.domain.spec import ExportSpec, ImportanceSpec, ModelSpec, RecoverySpec, RunSpec
 from qpruner_core.errors import BadInputError, NotReadyError, StorageFullError
 from qpruner_core.store.codec import from_json, to_json
 from qpruner_core.store.names import is_run_id
@@ -261,6 +261,24 @@ def recovered(store: RunStore, run_id: str, adapter: Path) -> None:
     store.write(replace(store.read(run_id), score=score, recover=recover, seconds=seconds))
 
 
+def exported(store, run_id, stem):
+    """Make an export folder and name it in the record, as the export step does."""
+    folder = store.artifact_folder(run_id, stem)
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"weights")
+    outcome = ExportOutcome(
+        spec=ExportSpec(),
+        path=str(folder),
+        size_bytes=7,
+        planned_bytes=7,
+        reload_logits_equal=True,
+        max_logit_difference=0.0,
+        files={"model.safetensors": "0" * 64},
+    )
+    store.write(replace(store.read(run_id), export=outcome))
+    return folder
+
+
 def test_an_artifact_folder_is_new_and_leftovers_of_killed_attempts_go(store):
     run_id = store.create(SPEC).run_id
     first = store.artifact_folder(run_id, "adapter")
@@ -269,13 +287,28 @@ def test_an_artifact_folder_is_new_and_leftovers_of_killed_attempts_go(store):
     second = store.artifact_folder(run_id, "adapter")
     assert second not in {first}
     second.mkdir()
-    other = store.artifact_folder(run_id, "hf_mixed")
-    other.mkdir()
     third = store.artifact_folder(run_id, "adapter")
     assert not third.exists()
     assert first.exists()
-    assert other.exists()
     assert not second.exists() or second == third
+
+
+def test_an_export_that_the_record_no_longer_names_goes_when_the_next_is_made(store):
+    run_id = store.create(SPEC).run_id
+    adapter = store.artifact_folder(run_id, "adapter")
+    recovered(store, run_id, adapter)
+    first = exported(store, run_id, "hf_mixed-plan3")
+    second = exported(store, run_id, "hf_16bit-plan5")
+    assert first.exists()
+    store.artifact_folder(run_id, "hf_mixed-plan7")
+    assert not first.exists()
+    assert second.exists()
+    assert (adapter / "adapter_model.safetensors").exists()
+    record = store.read(run_id)
+    assert store.read_arrays(run_id, record.score.unit_scores).keys() == {"a"}
+    store.write(replace(record, export=None))
+    store.artifact_folder(run_id, "hf_mixed-plan7")
+    assert not second.exists()
 
 
 def test_a_fork_stands_before_the_step_and_shares_bytes_not_fate(store):
