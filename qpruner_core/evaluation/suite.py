@@ -42,16 +42,6 @@ class Suite:
         timed = int(torch.randint(len(heldout), (1,), generator=generator))
         self._prompt = heldout[timed : timed + 1]
 
-    @property
-    def task_names(self) -> tuple[str, ...]:
-        """Names of the tasks, in the order of the corpus."""
-        return tuple(self._tasks)
-
-    @property
-    def n_forward_tokens(self) -> int:
-        """Tokens that pass through the model per evaluation without timing, padding included."""
-        return self._heldout.numel() + sum(batch.ids.numel() for batch in self._batches)
-
     def loss(self, model: nn.Module) -> float:
         """Return the loss on held-out text; nats per predicted token."""
         with _evaluating(model):

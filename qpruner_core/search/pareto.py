@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from qpruner_core.domain.footprint import format_bytes
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.record import Trial
-from qpruner_core.errors import NotReadyError
 
 Point = tuple[float, float]
 
@@ -63,21 +61,6 @@ def best_measured(trials: Iterable[Trial], objective: str, budget_bytes: int) ->
         if trial.metrics is not None and trial.metrics.weight_bytes <= budget_bytes
     ]
     return min(points, key=lambda point: point[:2])[2] if points else None
-
-
-def best_trial(trials: Iterable[Trial], objective: str, budget_bytes: int) -> int:
-    """Return the number of the best measured trial within a budget.
-
-    Raises:
-        NotReadyError: Nothing within the budget has been measured.
-    """
-    best = best_measured(trials, objective, budget_bytes)
-    if best is None:
-        raise NotReadyError(
-            f"No plan within the memory budget of {format_bytes(budget_bytes)} has been measured. "
-            f"Let the search measure at least one, or raise the budget."
-        )
-    return best.number
 
 
 def _point(metrics: Metrics, objective: str) -> Point:

@@ -53,16 +53,6 @@ def sqlite_path(url: str) -> Path | None:
     return Path(rest) if scheme.split("+")[0] == "sqlite" else None
 
 
-def read_trials(storage: str, name: str) -> tuple[Trial, ...]:
-    """Return the trials of a stored study by number; empty when there is no such study yet.
-
-    Args:
-        storage: Path of a SQLite file, or an SQLAlchemy URL.
-        name: Name of the study.
-    """
-    return TrialReader(storage, name).read()
-
-
 class TrialReader:
     """Reads one study again and again; finished trials, which never change, are read once.
 

@@ -13,7 +13,7 @@ from app.launch import Patience, WorkerKeeper
 from qpruner_core.domain.record import STEPS
 from qpruner_core.domain.spec import ImportanceSpec, ModelSpec, PruningSpec, RunSpec, SearchSpec
 from qpruner_core.jobs import Jobs
-from qpruner_core.search.reading import read_trials
+from qpruner_core.search.reading import TrialReader
 from qpruner_core.store.records import RunStore
 
 N_TRIALS = 14
@@ -64,7 +64,7 @@ class Site:
         if not any(words.startswith("trial") for words in told):
             return {}
         name = self.store.read(run_id).study_name
-        trials = read_trials(self.store.study_url(), name)
+        trials = TrialReader(self.store.study_url(), name).read()
         return {trial.number: trial.metrics for trial in trials if trial.state == "complete"}
 
     def search_is_past(self, run_id, n_trials):

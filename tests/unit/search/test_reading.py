@@ -11,7 +11,7 @@ import pytest
 
 from qpruner_core.domain.spec import SearchSpec
 from qpruner_core.search import rows
-from qpruner_core.search.reading import TrialReader, read_trials, storage_url
+from qpruner_core.search.reading import TrialReader, storage_url
 from qpruner_core.search.study import Study
 
 
@@ -27,16 +27,16 @@ def open_study(storage, make_space):
 
 
 def test_a_missing_database_is_an_empty_study_and_stays_missing(tmp_path):
-    assert read_trials(str(tmp_path / "none.db"), "s") == ()
+    assert TrialReader(str(tmp_path / "none.db"), "s").read() == ()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_database_without_studies_or_without_this_one_is_empty(open_study, storage, tmp_path):
     with closing(sqlite3.connect(tmp_path / "bare.db")) as bare:
         bare.execute("CREATE TABLE something (x)")
-    assert read_trials(str(tmp_path / "bare.db"), "s") == ()
+    assert TrialReader(str(tmp_path / "bare.db"), "s").read() == ()
     open_study().close()
-    assert read_trials(storage, "another") == ()
+    assert TrialReader(storage, "another").read() == ()
 
 
 def test_a_database_whose_tables_are_still_being_made_is_empty(open_study, storage):
@@ -44,7 +44,7 @@ def test_a_database_whose_tables_are_still_being_made_is_empty(open_study, stora
     with closing(sqlite3.connect(storage)) as half:
         half.execute("DROP TABLE alembic_version")
         half.execute("DROP TABLE study_user_attributes")
-    assert read_trials(storage, "s") == ()
+    assert TrialReader(storage, "s").read() == ()
 
 
 def test_readers_see_what_the_study_says_in_every_state(open_study, storage, make_space, measure):
@@ -54,8 +54,8 @@ def test_readers_see_what_the_study_says_in_every_state(open_study, storage, mak
         study.record(first.number, measure(space, first.plan))
         study.fail(second.number, "out of memory, 'quoted' and\nbroken")
         study.propose(2)
-        assert read_trials(storage, "s") == read_trials(f"sqlite:///{storage}", "s")
-        assert read_trials(storage, "s") == study.trials()
+        assert TrialReader(storage, "s").read() == TrialReader(f"sqlite:///{storage}", "s").read()
+        assert TrialReader(storage, "s").read() == study.trials()
         assert [trial.state for trial in study.trials()] == ["complete", "failed", "running"]
         assert study.trials()[0].metrics == measure(space, first.plan)
 

@@ -13,7 +13,7 @@ from qpruner_core.domain.spec import SearchSpec
 from qpruner_core.errors import BadInputError, InfeasibleBudgetError, UnknownNameError
 from qpruner_core.search import rows
 from qpruner_core.search.knapsack import front
-from qpruner_core.search.reading import read_trials
+from qpruner_core.search.reading import TrialReader
 from qpruner_core.search.study import Study
 
 
@@ -299,4 +299,4 @@ def test_two_studies_live_side_by_side_in_one_file(make_space, measure, budget, 
     for name in ("a", "b"):
         with Study.open(storage, name, space, _spec(), budget) as study:
             _run(study, space, measure, range(2))
-    assert len(read_trials(storage, "a")) == len(read_trials(storage, "b")) == 2
+    assert len(TrialReader(storage, "a").read()) == len(TrialReader(storage, "b").read()) == 2
