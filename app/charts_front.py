@@ -141,7 +141,11 @@ def _run_traces(mine: list[Point], position: int, frame: _Frame) -> Iterable[go.
         points.REFERENCE: ("reference", go.Scatter, "star", 13),
     }
     for kind, (word, trace, symbol, size) in looks.items():
-        shown = [point for point in mine if point.kind == kind]
+        # The legend shows the mark of the first one.
+        shown = sorted(
+            (point for point in mine if point.kind == kind),
+            key=lambda point: frame.symbol(point, symbol) != symbol,
+        )
         if not shown:
             continue
         yield trace(

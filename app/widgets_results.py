@@ -123,8 +123,9 @@ def outside_words(n_points: int) -> str:
     """Return the sentence on points at the edge; empty without any."""
     if not n_points:
         return ""
-    points_stand = "1 point stands" if n_points == 1 else f"{n_points} points stand"
-    return f" {points_stand} far outside and at the edge here, as triangles."
+    if n_points == 1:
+        return " 1 point lies far outside and stands at the edge as a triangle."
+    return f" {n_points} points lie far outside and stand at the edge as triangles."
 
 
 def data_lines(records: Sequence[RunRecord]) -> None:

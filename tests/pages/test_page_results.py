@@ -154,6 +154,6 @@ def test_runs_on_different_data_say_that_they_do_not_compare(open_page, run_at, 
 
 def test_the_zoom_can_be_taken_off(open_page, run_at, said):
     at = open_page("results", run_at("search"))
-    assert "at the edge here, as triangles" in said(at)
+    assert "at the edge as a triangle" in said(at)
     next(each for each in at.toggle if each.label == "Zoom to the front").set_value(False).run()
-    assert "at the edge here, as triangles" not in said(at)
+    assert "at the edge as a triangle" not in said(at)
