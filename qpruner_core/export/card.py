@@ -140,13 +140,34 @@ def _measured(facts: ExportFacts) -> list[str]:
     if not facts.measured:
         return []
     rows = [_measured_row(label, metrics) for label, metrics in facts.measured.items()]
-    head = "| model | perplexity | loss, nats per token | accuracy | weights | on |"
-    return ["## Measured", "\n".join([head, "|---|---|---|---|---|---|", *rows])]
+    head = "| model | perplexity | loss, nats per token | accuracy | items | weights | device |"
+    words = (
+        "Perplexity and loss are on held-out text. Accuracy is the mean over the tasks, with one "
+        "standard error over their items."
+    )
+    table = "\n".join([head, "|---|---|---|---|---|---|---|", *rows])
+    return ["## Measured", words, table, *_by_task(facts)]
 
 
 def _measured_row(label: str, metrics: Metrics) -> str:
-    accuracy = f"{metrics.accuracy:.1%}" if metrics.tasks else "not scored"
+    n_items = sum(task.n_items for task in metrics.tasks.values())
+    accuracy = _share(metrics.accuracy, metrics.standard_error) if n_items else "not scored"
     return (
-        f"| {label} | {metrics.perplexity:.3f} | {metrics.loss:.4f} | {accuracy} "
+        f"| {label} | {metrics.perplexity:.3f} | {metrics.loss:.4f} | {accuracy} | {n_items} "
         f"| {format_bytes(metrics.weight_bytes)} | {metrics.device} |"
     )
+
+
+def _by_task(facts: ExportFacts) -> list[str]:
+    rows = [
+        f"| {label} | {task} | {_share(found.accuracy, found.standard_error)} | {found.n_items} |"
+        for label, metrics in facts.measured.items()
+        for task, found in metrics.tasks.items()
+    ]
+    if not rows:
+        return []
+    return ["\n".join(["| model | task | accuracy | items |", "|---|---|---|---|", *rows])]
+
+
+def _share(accuracy: float, standard_error: float) -> str:
+    return f"{accuracy:.1%} ± {standard_error:.1%}"

@@ -5,11 +5,9 @@ same logits.
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,12 +45,7 @@ def reference_logits(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
 
 
 def reload_check(
-    folder: Path,
-    ids: torch.Tensor,
-    expected: torch.Tensor,
-    *,
-    trust_remote_code: bool = True,
-    remove_on_failure: bool = False,
+    folder: Path, ids: torch.Tensor, expected: torch.Tensor, *, trust_remote_code: bool = True
 ) -> ReloadCheck:
     """Open the folder with stock transformers in a fresh process, on the CPU in float32, and
     compare logits.
@@ -63,34 +56,23 @@ def reload_check(
         expected: Logits (batch, tokens, vocabulary), float32, of `reference_logits` on the same
             ids: another batch shape would sum in another order.
         trust_remote_code: What the person would pass.
-        remove_on_failure: Remove the folder when the check ends without an answer, so that nothing
-            stays behind that looks like an export.
 
     Raises:
         RuntimeError: The other process could not open the folder; the message ends with its own
             words.
     """
-    with ExitStack() as undo:
-        if remove_on_failure:
-            undo.callback(shutil.rmtree, folder, ignore_errors=True)
-        found = _logits(folder, ids, trust_remote_code)
-        expected = expected.detach().float().cpu()
-        if found.shape != expected.shape:
-            raise ValueError(
-                f"logits of shape {tuple(expected.shape)} expected, got {tuple(found.shape)}"
-            )
-        undo.pop_all()
-    difference = float((found - expected).abs().max())
-    return ReloadCheck(equal=torch.equal(found, expected), max_difference=difference)
-
-
-def _logits(folder: Path, ids: torch.Tensor, trust_remote_code: bool) -> torch.Tensor:
-    """Return the logits (batch, tokens, vocabulary) that the other process computes."""
     with tempfile.TemporaryDirectory(prefix="qpruner-reload-") as name:
         exchange = Path(name)
         save_file({"ids": ids.cpu().contiguous()}, exchange / "ids.safetensors")
         _reopen(folder, exchange, trust_remote_code)
-        return load_file(exchange / "logits.safetensors")["logits"]
+        found = load_file(exchange / "logits.safetensors")["logits"]
+    expected = expected.detach().float().cpu()
+    if found.shape != expected.shape:
+        raise ValueError(
+            f"logits of shape {tuple(expected.shape)} expected, got {tuple(found.shape)}"
+        )
+    difference = float((found - expected).abs().max())
+    return ReloadCheck(equal=torch.equal(found, expected), max_difference=difference)
 
 
 def _reopen(folder: Path, exchange: Path, trust_remote_code: bool) -> None:

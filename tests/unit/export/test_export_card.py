@@ -32,9 +32,20 @@ def test_the_card_says_how_it_was_made_what_it_measures_and_how_it_opens(
     assert "trust_remote_code=True" in text
     assert "pip install torch transformers accelerate bitsandbytes\n" in text
     assert "| 0 | 2 x nf4, 2 x int8, 2 x bf16, 1 x fp4 |" in text
-    assert "| dense, 16 bit | 4.482 | 1.5000 | 75.0% | 1.00 MiB | cpu |" in text
+    # Eight items, three in four right: sqrt(3/4 * 1/4 / 7) = 16.4 %.
+    row = "| dense, 16 bit | 4.482 | 1.5000 | 75.0% ± 16.4% | 8 | 1.00 MiB | cpu |"
+    assert row in text
+    assert "| dense, 16 bit | plural | 75.0% ± 16.4% | 8 |" in text
     assert "qpruner run --model org/tiny" in text
     assert "num_key_value_heads: 2, 1" in text
+
+
+def test_what_was_not_scored_shows_no_accuracy(sample: Callable[..., Any]) -> None:
+    unscored = dataclasses.replace(METRICS, tasks={}, accuracy=0.0)
+    facts = dataclasses.replace(sample().facts, measured={"dense, 16 bit": unscored})
+    text = model_card(facts, "hf_mixed", "out", 1)
+    assert "| not scored | 0 | 1.00 MiB | cpu |" in text
+    assert "| task |" not in text
 
 
 def test_the_card_of_a_local_model_names_no_folder(sample: Callable[..., Any]) -> None:
