@@ -97,9 +97,10 @@ def _go(
         # Before CUDA is first touched: the card that is left is then the only one.
         os.environ["CUDA_VISIBLE_DEVICES"] = card
     line = Line(store, record.run_id, pick_device(kind), tell)
-    line.begin(spec, steps)
-    for step in steps:
-        line.run(step)
+    with store.writing(record.run_id):
+        line.begin(spec, steps)
+        for step in steps:
+            line.run(step)
     done = store.read(record.run_id)
     _print(arguments, report.run_document(done), report.run_lines(done))
 
