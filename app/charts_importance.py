@@ -166,5 +166,6 @@ def sensitivities(cells: Sequence[SensitivityCell], labels: Mapping[str, str]) -
         )
     made.update_layout(barmode="group")
     made.update_xaxes(type="category")
-    made.update_yaxes(title="Loss increase, nats/token", automargin=True)
+    # Plain decimals: "200µ" of a nat is nobody's unit.
+    made.update_yaxes(title="Loss increase, nats/token", automargin=True, exponentformat="none")
     return made

@@ -11,7 +11,9 @@ import streamlit as st
 
 from app.glossary import tip
 from qpruner_core.catalog import CRITERIA
+from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.spec import SCOPES, SHAPES, ImportanceSpec, ModelSpec, PruningSpec
+from qpruner_core.pruning.selection import largest_ratio
 from qpruner_core.registry import Entry, Option, OptionValue
 
 DEMO, FOLDER, HUB = "Demo", "Folder", "Hub"
@@ -103,17 +105,18 @@ def importance_form(spec: ImportanceSpec) -> ImportanceSpec:
     return replace(spec, criteria=tuple(criteria), options=options, seed=int(seed))
 
 
-def pruning_form(spec: PruningSpec, n_layers: int, scored: Sequence[str]) -> PruningSpec:
+def pruning_form(spec: PruningSpec, layout: ModelLayout, scored: Sequence[str]) -> PruningSpec:
     """Ask for ratio, criterion, scope, shape and protected layers; answers at once on every
     move.
     """
     units = [entry.name for entry in CRITERIA if entry.facts["scores"] == "units"]
     offered = [name for name in units if name in scored] or units
+    largest = max(1, int(100 * largest_ratio(layout, spec)))
     ratio = st.slider(
         "Pruning ratio, %",
         0,
-        90,
-        round(100 * spec.ratio),
+        largest,
+        min(largest, round(100 * spec.ratio)),
         step=1,
         help=tip("pruning_ratio"),
         key="prune/ratio",
@@ -143,7 +146,7 @@ def pruning_form(spec: PruningSpec, n_layers: int, scored: Sequence[str]) -> Pru
     multiple = st.number_input(
         "MLP width multiple, channels", 1, 1024, spec.width_multiple, help=tip("width_multiple")
     )
-    first, last = _protected_fields(spec, n_layers)
+    first, last = _protected_fields(spec, layout.n_layers)
     return replace(
         spec,
         ratio=ratio / 100,

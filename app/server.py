@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 
 import streamlit as st
 
-from app import downloads
+from app import addresses, downloads
 from app.navigation import ROOT
 
 SERVER_COMMAND: list[str] = [sys.executable, "-m", "app.server"]
@@ -42,7 +42,7 @@ def say_it_is_a_bug(error: Exception) -> bool:
 
 app = st.App(
     ROOT / "app" / "main.py",
-    routes=[downloads.route()],
+    routes=[downloads.route(), addresses.route()],
     on_script_error=say_it_is_a_bug,
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -26,9 +26,12 @@ class Row:
     unit: str = ""
     """Unit of the values; empty for dimensionless scores."""
 
+    full: float | None = None
+    """Value that is drawn as 1; None for the row's own maximum."""
+
     def share(self, layer: int) -> float | None:
-        """Return the value over the row's maximum; in [0, 1], None where there is none."""
-        top = max(self.values.values(), default=0.0)
+        """Return the value over the full one; in [0, 1], None where there is none."""
+        top = self.full if self.full is not None else max(self.values.values(), default=0.0)
         if layer not in self.values:
             return None
         return max(0.0, self.values[layer] / top) if top > 0 else 0.0
@@ -83,7 +86,9 @@ def sensitivity_rows(measured: QuantizationOutcome) -> list[Row]:
                     unit="nats/token",
                 )
             )
-    return made
+    # One scale for all precisions: the noise of 16 bit is not as dark as the loss of 4.
+    full = max((value for row in made for value in row.values.values()), default=0.0)
+    return [replace(row, full=full) for row in made]
 
 
 def rank_agreement(table: Sequence[Row]) -> pd.DataFrame:

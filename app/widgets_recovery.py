@@ -80,7 +80,9 @@ def live_loss(record: RunRecord, spec: RecoverySpec, *, training: bool) -> None:
         st.plotly_chart(figure, key="recovery/losses")
 
 
-def result(outcome: RecoveryOutcome, names: Mapping[int, str]) -> None:
+def result(
+    outcome: RecoveryOutcome, names: Mapping[int, str], budget_bytes: int | None = None
+) -> None:
     """Draw what was measured before and after."""
     before, after = outcome.before, outcome.after
     st.subheader(f"Recovered {names.get(outcome.spec.trial or 0, 'plan')}", anchor=False)
@@ -102,6 +104,12 @@ def result(outcome: RecoveryOutcome, names: Mapping[int, str]) -> None:
         "parameters; training "
         f"memory was estimated at {wording.size(outcome.estimated_memory_bytes)} beforehand."
     )
+    if budget_bytes is not None and before.weight_bytes <= budget_bytes < after.weight_bytes:
+        st.warning(
+            f"With its adapter the model takes {wording.size(after.weight_bytes)}, more than the "
+            f"memory budget of {wording.size(budget_bytes)}. Train a lower rank, or choose a "
+            "smaller plan."
+        )
     left, right = st.columns(2, gap="large")
     with left:
         if after.tasks:

@@ -21,7 +21,7 @@ scored = record.score.spec.criteria if record.score is not None else ()
 
 left, right = st.columns([2, 3], gap="large")
 with left:
-    spec = forms.pruning_form(record.spec.pruning, card.layout.n_layers, scored)
+    spec = forms.pruning_form(record.spec.pruning, card.layout, scored)
     asked = widgets.with_part(record.spec, pruning=spec)
     widgets.start(record, asked, "prune", "Prune", busy=job is not None)
 with right:

@@ -26,4 +26,4 @@ with right:
     )
 
 if record.recover is not None:
-    widgets_recovery.result(record.recover, names)
+    widgets_recovery.result(record.recover, names, record.search.budget_bytes)

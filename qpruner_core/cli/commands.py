@@ -17,7 +17,7 @@ from qpruner_core.cli.specs import model_spec, overlay, run_spec
 from qpruner_core.domain.progress import Progress
 from qpruner_core.domain.record import STEPS, RunRecord
 from qpruner_core.domain.spec import RunSpec
-from qpruner_core.errors import BadInputError, OutputExistsError
+from qpruner_core.errors import BadInputError, OutputExistsError, QPrunerError
 from qpruner_core.inspection import inspect_model
 from qpruner_core.store.home import home
 from qpruner_core.store.records import RunStore
@@ -60,7 +60,13 @@ def _run(arguments: Namespace) -> None:
     inspect_model(spec.model)
     store = _store(arguments)
     record = store.create(spec)
-    _go(arguments, store, record, spec, STEPS)
+    try:
+        _go(arguments, store, record, spec, STEPS)
+    except QPrunerError:
+        if store.read(record.run_id).load is None:
+            # Refused before anything was done: nothing is worth keeping.
+            store.delete(record.run_id)
+        raise
 
 
 def _continue(arguments: Namespace) -> None:
@@ -74,6 +80,12 @@ def _continue(arguments: Namespace) -> None:
     upto = STEPS.index(wanted)
     missing = [STEPS.index(step) for step in STEPS[:upto] if getattr(record, step) is None]
     first = min([*missing, upto])
+    lost = [step for step in STEPS[upto + 1 :] if getattr(record, step) is not None]
+    if lost:
+        sys.stderr.write(
+            f"What followed is emptied from the record, as it belongs to the old result: "
+            f"{', '.join(lost)}. Folders written elsewhere stay.\n"
+        )
     _go(arguments, store, record, spec, STEPS[first : upto + 1])
 
 

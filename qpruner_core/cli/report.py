@@ -86,6 +86,7 @@ def run_document(record: RunRecord) -> dict[str, Any]:
             "trainable_parameters": recovered.trainable_parameters,
             "estimated_memory_bytes": recovered.estimated_memory_bytes,
             "peak_memory_bytes": recovered.peak_memory_bytes,
+            "adapter_bytes": recovered.after.weight_bytes - recovered.before.weight_bytes,
         }
     if record.export is not None:
         written = record.export
@@ -107,8 +108,8 @@ def metrics_document(metrics: Metrics) -> dict[str, Any]:
     return {
         "loss": metrics.loss,
         "perplexity": metrics.perplexity,
-        "accuracy": metrics.accuracy,
-        "standard_error": metrics.standard_error,
+        "accuracy": metrics.accuracy if metrics.tasks else None,
+        "standard_error": metrics.standard_error if metrics.tasks else None,
         "tasks": {name: result.accuracy for name, result in metrics.tasks.items()},
         "weight_bytes": metrics.weight_bytes,
         "prefill_tokens_per_second": metrics.prefill_tokens_per_second,
@@ -130,9 +131,9 @@ def trial_document(trial: Trial) -> dict[str, Any]:
         return document | {"reason": trial.reason}
     return document | {
         "loss": trial.metrics.loss,
-        "accuracy": trial.metrics.accuracy,
+        "accuracy": trial.metrics.accuracy if trial.metrics.tasks else None,
         "weight_bytes": trial.metrics.weight_bytes,
-        "standard_error": trial.metrics.standard_error,
+        "standard_error": trial.metrics.standard_error if trial.metrics.tasks else None,
         "device": trial.metrics.device,
     }
 
@@ -175,7 +176,8 @@ def run_lines(record: RunRecord) -> list[str]:
         before, after = record.recover.before, record.recover.after
         lines.append(
             f"recovered: loss {before.loss:.3f} -> {after.loss:.3f}, "
-            f"accuracy {before.accuracy:.1%} -> {after.accuracy:.1%}"
+            f"accuracy {before.accuracy:.1%} -> {after.accuracy:.1%}, "
+            f"{format_bytes(after.weight_bytes)} with the adapter"
         )
     if record.export is not None:
         written = record.export
@@ -191,9 +193,10 @@ def _search_lines(record: RunRecord) -> list[str]:
     layout = record.layout
     if found is None or layout is None:
         return []
-    lines = [f"budget {format_bytes(found.budget_bytes)}; measured front:"]
+    lines = [f"budget {format_bytes(found.budget_bytes)}; measured front and baselines:"]
     for trial in (*found.baselines, *found.trials):
-        if trial.metrics is None or not (trial.number in found.front or trial.name):
+        shown = trial.number in (*found.front, found.chosen) or trial.name
+        if trial.metrics is None or not shown:
             continue
         metrics = trial.metrics
         marks = ("*" if trial.number in found.front else " ") + (

@@ -42,6 +42,12 @@ class Place:
     """``cpu`` or the name of the card."""
 
 
+def _is_no_cancellation(record: logging.LogRecord) -> bool:
+    """Leave out the engine's traceback for what a person did on purpose: a cancelled job."""
+    kind = record.exc_info[0] if isinstance(record.exc_info, tuple) else None
+    return kind is None or "Cancelled" not in kind.__name__
+
+
 def serve(place: Place, make_line: MakeLine, stop: Flag, parent: int | None = None) -> None:
     """Take jobs until told to stop; a step under way is then abandoned, to be taken up again.
 
@@ -57,6 +63,7 @@ def serve(place: Place, make_line: MakeLine, stop: Flag, parent: int | None = No
     # On the root, as the run's log takes its level from there; what is printed goes to stderr.
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     logging.captureWarnings(True)
+    logging.getLogger("dbos").addFilter(_is_no_cancellation)
     with registered(place.home, place.device_key, place.device) as info:
         DBOS(config=_config(place, info))
         register_jobs(Bench(RunStore(place.home, place.database), make_line))
