@@ -13,7 +13,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from playwright.sync_api import Browser, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from app.navigation import PAGES
 
@@ -30,6 +30,16 @@ THEMES = ("light", "dark")
 DRAWN = "[data-testid='stApp'][data-test-script-state='notRunning']"
 
 
+def wait_until_drawn(page: Page) -> None:
+    """Wait until the script has ended, no placeholder is left and every picture has its axes."""
+    expect(page.locator(DRAWN)).to_be_visible(timeout=60_000)
+    expect(page.get_by_test_id("stSkeleton")).to_have_count(0, timeout=60_000)
+    for chart in page.get_by_test_id("stPlotlyChart").all():
+        if chart.is_visible():
+            expect(chart.locator(".main-svg").first).to_be_visible(timeout=60_000)
+    page.wait_for_load_state("networkidle")
+
+
 def shoot(browser: Browser, address: str, theme: str, width: int, path: Path) -> None:
     """Open an address in one theme and write what is to be seen, from top to bottom."""
     context = browser.new_context(
@@ -38,12 +48,10 @@ def shoot(browser: Browser, address: str, theme: str, width: int, path: Path) ->
     )
     page = context.new_page()
     page.goto(address)
-    expect(page.locator(DRAWN)).to_be_visible(timeout=60_000)
-    page.wait_for_load_state("networkidle")
+    wait_until_drawn(page)
     content = page.get_by_test_id("stMain").evaluate("box => box.scrollHeight")
     page.set_viewport_size({"width": width, "height": max(700, int(content))})
-    expect(page.locator(DRAWN)).to_be_visible()
-    page.wait_for_load_state("networkidle")
+    wait_until_drawn(page)
     page.screenshot(path=path)
     context.close()
 
