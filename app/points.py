@@ -112,9 +112,18 @@ def front_of(points: Sequence[Point], objective: str) -> list[Point]:
 
 
 def best_under(points: Sequence[Point], budget_bytes: int, objective: str) -> Point | None:
-    """Return the best measured plan within a budget; None when nothing measured fits."""
+    """Return the best measured plan within a budget; None when nothing measured fits.
+
+    Of equally good ones the smaller, and a trial before a baseline: ``QPruner-3`` is another name
+    for the best trial of its kind, and one plan goes by one name on every page.
+    """
     fitting = [p for p in points if p.plan is not None and p.metrics.weight_bytes <= budget_bytes]
-    return min(fitting, key=lambda p: badness(p.metrics, objective), default=None)
+
+    def order(point: Point) -> tuple[float, int, bool]:
+        metrics = point.metrics
+        return badness(metrics, objective), metrics.weight_bytes, point.kind == BASELINE
+
+    return min(fitting, key=order, default=None)
 
 
 def find(points: Iterable[Point], key: str | None) -> Point | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from qpruner_core import __version__
 from qpruner_core.catalog import CRITERIA, EXPORTERS, PRECISIONS, STRATEGIES
@@ -19,9 +19,21 @@ from qpruner_core.domain.spec import (
 )
 
 
+class Parser(argparse.ArgumentParser):
+    """Answers what it cannot read with one sentence instead of the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Leave with exit code 2."""
+        self.exit(2, f"{message[:1].upper()}{message[1:]}. See '{self.prog} --help'.\n")
+
+
+if TYPE_CHECKING:
+    _Commands = argparse._SubParsersAction[Parser]
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of ``qpruner``."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="qpruner",
         description="Prune, quantise and recover language models under a memory budget.",
     )
@@ -45,9 +57,6 @@ _STEP_WORDS = {
     "recover": "train LoRA adapters on a run's chosen plan",
     "export": "write a run's chosen plan as a checkpoint",
 }
-
-if TYPE_CHECKING:
-    _Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def _add(commands: _Commands, name: str, words: str) -> argparse.ArgumentParser:

@@ -143,9 +143,9 @@ def check_weight_files(names: Collection[str], place: str) -> None:
     pickles = sorted(name for name in names if name.endswith(PICKLES))
     if pickles:
         raise UnsupportedModelError(
-            f"{place!r} holds its weights only as pickles ({pickles[0]} and {len(pickles) - 1} "
-            "more), which can run code when opened and are never read. Convert them to "
-            "safetensors where you trust them (save_pretrained writes it), then give that folder."
+            f"{place!r} holds its weights only as pickles ({', '.join(pickles[:3])}), which can "
+            "run code when opened and are never read. Convert them to safetensors where you trust "
+            "them (save_pretrained writes it), then give that folder."
         )
     others = sorted(name for name in names if name.endswith((".gguf", ".safetensors")))
     if others:

@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging as transformers_logging
 
 from qpruner_core.domain.footprint import format_bytes
 from qpruner_core.domain.layout import WIDTHS_KEY, ModelLayout
@@ -46,6 +47,10 @@ class LoadedModel:
     """Units and Linears, as the card carries them."""
     device: Device
     """Where the model lies."""
+
+
+# A bar of its own per load would stand between our own lines on stderr.
+transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def load(spec: ModelSpec, device: Device) -> LoadedModel:

@@ -157,3 +157,15 @@ def test_a_bug_of_ours_keeps_its_traceback_and_exits_with_one(tmp_path):
     )
     assert done.returncode == 1
     assert "ZeroDivisionError" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "given", [["run", "--pruning-ratio", "abc"], ["run", "--criterion", "foo"], ["dance"]]
+)
+def test_an_argument_that_cannot_be_read_gets_one_sentence(given, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(given)
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    assert given[-1] in said.err
