@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from qpruner_core.catalog import CRITERIA, STRATEGIES, check_spec, precision_formats
+from qpruner_core.catalog import CRITERIA, check_spec, precision_formats
 from qpruner_core.domain.footprint import plan_bytes
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.metrics import Metrics
@@ -32,14 +32,14 @@ from qpruner_core.errors import BadInputError, NotReadyError
 from qpruner_core.importance import layer_signal, score, table
 from qpruner_core.inspection import inspect_model
 from qpruner_core.models.device import Device
+from qpruner_core.pipeline.beginning import check_feasible, merged
 from qpruner_core.pipeline.exporting import export_trial
 from qpruner_core.pipeline.materials import Materials
 from qpruner_core.pipeline.samples import continue_text, prompts_from
-from qpruner_core.pipeline.searching import Searching, check_budget
+from qpruner_core.pipeline.searching import Searching
 from qpruner_core.pruning.selection import select
 from qpruner_core.quantization.packing import pack_, packed_bytes
 from qpruner_core.quantization.sensitivity import measure as measure_sensitivities
-from qpruner_core.quantization.shapes import check_shapes
 from qpruner_core.recovery.lora import recover
 from qpruner_core.search.pareto import front_numbers
 from qpruner_core.search.space import SearchSpace
@@ -90,8 +90,8 @@ class Line:
         """
         check_spec(spec)
         first = min(STEPS.index(step) for step in steps)
-        spec = _merged(self.record().spec, spec, first)
-        self._check_feasible(spec, steps)
+        spec = merged(self.record().spec, spec, first)
+        check_feasible(self.record(), spec, steps)
         emptied: dict[str, Any] = dict.fromkeys(STEPS[first:])
         self._store.write(replace(self.record(), spec=spec, **emptied))
         self._leave_search()
@@ -325,22 +325,6 @@ class Line:
 
     # helpers ------------------------------------------------------------------------------------
 
-    def _check_feasible(self, spec: RunSpec, steps: tuple[str, ...]) -> None:
-        """Refuse a ratio or a budget that no plan reaches, from the headers alone."""
-        record = self.record()
-        card = record.load if "load" not in steps else None
-        card = card or inspect_model(spec.model)
-        _check_length(spec, card)
-        layout = pruned = card.layout
-        if record.prune is not None and "prune" not in steps:
-            pruned = record.prune.layout
-        elif "prune" in steps:
-            pruned = select(layout, None, spec.pruning).layout
-        if "quantize" in steps or "search" in steps:
-            check_shapes(pruned, spec.search.precisions)
-        if "search" in steps:
-            check_budget(spec.search, layout, pruned)
-
     def _look(self, layout: ModelLayout, prompts: list[str]) -> tuple[Metrics, list[str]]:
         """Measure the model in memory at 16 bit and let it continue the prompts."""
         model = self._materials.current()
@@ -406,49 +390,6 @@ class Line:
     ) -> None:
         self.on_progress(
             Progress(step=step, done=done, total=total, message=message, values=values or {})
-        )
-
-
-_OWNERS = {
-    "model": "load",
-    "data": "load",
-    "importance": "score",
-    "pruning": "prune",
-    "search": "search",
-    "recovery": "recover",
-    "export": "export",
-}
-"""Part of the spec -> the last step it decides; a job that begins later leaves it as it was."""
-
-
-def _merged(known: RunSpec, asked: RunSpec, first: int) -> RunSpec:
-    """Return what the record says of the steps before the first, and the job of the others.
-
-    Options are written out, so that equal searches are equal however they were asked for, and
-    numbers of plans go with the search that they belong to.
-    """
-    kept = {
-        part: getattr(known, part) for part, step in _OWNERS.items() if STEPS.index(step) < first
-    }
-    spec = replace(asked, **kept)
-    options = STRATEGIES.options(spec.search.strategy, spec.search.options)
-    spec = replace(spec, search=replace(spec.search, options=options))
-    if first <= STEPS.index("search"):
-        spec = replace(
-            spec,
-            recovery=replace(spec.recovery, trial=None),
-            export=replace(spec.export, trial=None),
-        )
-    return spec
-
-
-def _check_length(spec: RunSpec, card: ModelCard) -> None:
-    """Refuse sequences that the model has no positions for."""
-    longest = max(spec.data.sequence_length, spec.recovery.sequence_length)
-    if longest > card.max_positions:
-        raise BadInputError(
-            f"Sequences of {longest} tokens were asked for, but {card.title} has positions for "
-            f"{card.max_positions}. Choose a sequence length of at most that."
         )
 
 

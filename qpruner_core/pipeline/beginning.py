@@ -1,0 +1,76 @@
+"""What a job is asked to do, settled before anything is computed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from qpruner_core.catalog import STRATEGIES
+from qpruner_core.domain.record import STEPS, ModelCard, RunRecord
+from qpruner_core.domain.spec import RunSpec
+from qpruner_core.errors import BadInputError
+from qpruner_core.inspection import inspect_model
+from qpruner_core.pipeline.searching import check_budget
+from qpruner_core.pruning.selection import select
+from qpruner_core.quantization.shapes import check_shapes
+
+_OWNERS = {
+    "model": "load",
+    "data": "load",
+    "importance": "score",
+    "pruning": "prune",
+    "search": "search",
+    "recovery": "recover",
+    "export": "export",
+}
+"""Part of the spec -> the last step it decides; a job that begins later leaves it as it was."""
+
+
+def merged(known: RunSpec, asked: RunSpec, first: int) -> RunSpec:
+    """Return what the record says of the steps before the first, and the job of the others.
+
+    Options are written out, so that equal searches are equal however they were asked for, and
+    numbers of plans go with the search that they belong to.
+    """
+    kept = {
+        part: getattr(known, part) for part, step in _OWNERS.items() if STEPS.index(step) < first
+    }
+    spec = replace(asked, **kept)
+    options = STRATEGIES.options(spec.search.strategy, spec.search.options)
+    spec = replace(spec, search=replace(spec.search, options=options))
+    if first <= STEPS.index("search"):
+        spec = replace(
+            spec,
+            recovery=replace(spec.recovery, trial=None),
+            export=replace(spec.export, trial=None),
+        )
+    return spec
+
+
+def _check_length(spec: RunSpec, card: ModelCard) -> None:
+    """Refuse sequences that the model has no positions for."""
+    longest = max(spec.data.sequence_length, spec.recovery.sequence_length)
+    if longest > card.max_positions:
+        raise BadInputError(
+            f"Sequences of {longest} tokens were asked for, but {card.title} has positions for "
+            f"{card.max_positions}. Choose a sequence length of at most that."
+        )
+
+
+def check_feasible(record: RunRecord, spec: RunSpec, steps: tuple[str, ...]) -> None:
+    """Refuse a ratio, a budget or widths that no plan reaches, from the headers alone.
+
+    Raises:
+        QPrunerError: It cannot work for this model; the message says what would.
+    """
+    card = record.load if "load" not in steps else None
+    card = card or inspect_model(spec.model)
+    _check_length(spec, card)
+    layout = pruned = card.layout
+    if record.prune is not None and "prune" not in steps:
+        pruned = record.prune.layout
+    elif "prune" in steps:
+        pruned = select(layout, None, spec.pruning).layout
+    if "quantize" in steps or "search" in steps:
+        check_shapes(pruned, spec.search.precisions)
+    if "search" in steps:
+        check_budget(spec.search, layout, pruned)
