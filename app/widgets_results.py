@@ -167,13 +167,17 @@ def plan_editor(record: RunRecord, start: Point, *, busy: bool) -> None:
         )
         plan = tables_plan.to_plan(space, pd.DataFrame(edited))
         _effect(record, plan)
-        known = plan.key in {trial.plan.key for trial in points.trials_of(record) if trial.metrics}
-        if known:
-            st.caption("This plan has been measured already; it is on the front.")
+        measured = (t for t in points.trials_of(record) if t.metrics and t.plan.key == plan.key)
+        known = next(measured, None)
+        if known is not None and known.metrics is not None:
+            st.caption(
+                f"This plan has been measured already: {wording.nats(known.metrics.loss)} per "
+                f"token at {wording.size(known.metrics.weight_bytes)}."
+            )
         if st.button(
             "Measure this plan",
             type="primary",
-            disabled=busy or known,
+            disabled=busy or known is not None,
             help=tip("measure"),
             key="results/measure",
         ):
