@@ -167,8 +167,8 @@ def plan_editor(record: RunRecord, start: Point, *, busy: bool) -> None:
         )
         plan = tables_plan.to_plan(space, pd.DataFrame(edited))
         _effect(record, plan)
-        measured = (t for t in points.trials_of(record) if t.metrics and t.plan.key == plan.key)
-        known = next(measured, None)
+        same = (t for t in points.trials_of(record) if t.metrics and t.plan.key == plan.key)
+        known = next(same, None)
         if known is not None and known.metrics is not None:
             st.caption(
                 f"This plan has been measured already: {wording.nats(known.metrics.loss)} per "
