@@ -28,5 +28,10 @@ class Progress:
 OnProgress = Callable[[Progress], None]
 
 
+def never() -> bool:
+    """Ask for no stop; the default where nobody steers."""
+    return False
+
+
 def silent(progress: Progress) -> None:
     """Report nothing; the default where nobody watches."""

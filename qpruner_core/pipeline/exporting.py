@@ -100,14 +100,12 @@ def _facts(record: RunRecord, trial: Trial, plan: PrecisionPlan) -> ExportFacts:
     }
     if trial.metrics is not None and plan == trial.plan:
         measured["pruned, this plan"] = trial.metrics
+    recovered = record.recover if record.spec.export.include_adapter else None
     adapter = None
-    recovered = record.recover
     # An adapter belongs to the weights that it was trained on.
-    wanted = record.spec.export.include_adapter and plan == trial.plan
-    if wanted and recovered is not None and recovered.adapter:
-        wanted = recovered.spec.trial == trial.number
-    if wanted and recovered is not None and recovered.adapter:
-        adapter = Path(recovered.adapter)
+    if recovered is not None and recovered.spec.trial == trial.number and plan == trial.plan:
+        adapter = Path(recovered.adapter) if recovered.adapter else None
+    if recovered is not None and adapter is not None:
         measured["with the adapter"] = recovered.after
     return ExportFacts(
         card=record.load,

@@ -15,7 +15,7 @@ from qpruner_core.domain.footprint import plan_bytes
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.plan import PrecisionPlan
-from qpruner_core.domain.progress import OnProgress, Progress, silent
+from qpruner_core.domain.progress import OnProgress, Progress, never, silent
 from qpruner_core.domain.record import (
     STEPS,
     ExportOutcome,
@@ -46,11 +46,6 @@ from qpruner_core.search.space import SearchSpace
 from qpruner_core.store.records import RunStore
 
 SIGNAL = "mutual_information"
-
-
-def never() -> bool:
-    """Nobody asks to stop."""
-    return False
 
 
 class Line:

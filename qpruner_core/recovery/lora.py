@@ -21,7 +21,7 @@ from torch import nn
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.plan import PrecisionPlan
-from qpruner_core.domain.progress import OnProgress, silent
+from qpruner_core.domain.progress import OnProgress, never, silent
 from qpruner_core.domain.spec import RecoverySpec
 from qpruner_core.recovery.adapter import save_adapter
 from qpruner_core.recovery.memory import PeakMemory, estimated_bytes
@@ -48,11 +48,6 @@ class Recovered:
     """Training memory estimated beforehand, frozen weights included."""
     peak_memory_bytes: int | None
     """Measured, see `PeakMemory`; None when recovery was skipped."""
-
-
-def never() -> bool:
-    """Stop at nothing."""
-    return False
 
 
 def recover(  # noqa: PLR0913 - one call of the line, every argument is another room's result
