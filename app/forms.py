@@ -21,7 +21,11 @@ SHAPE_WORDS = {
     "per-layer": "Every layer its own widths",
     "uniform": "One width for all layers",
 }
-SCOPE_WORDS = {"per-layer": "Same share in every layer", "global": "Least important of all layers"}
+SCOPE_WORDS = {
+    "per-layer": "Same share in every layer",
+    "global": "Least important of all layers",
+    "balanced": "Least important of all layers, on one scale",
+}
 
 
 def option_fields(

@@ -6,11 +6,10 @@ what an entry names.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from qpruner_core.domain.footprint import PrecisionFormat
-from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.spec import RunSpec
 from qpruner_core.errors import BadInputError
 from qpruner_core.registry import Entry, Option, Registry
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
     from qpruner_core.export import Exporter
+    from qpruner_core.models.architectures import Architecture
     from qpruner_core.quantization import Precision
 
 CRITERIA: Registry[Any] = Registry(
@@ -78,7 +78,7 @@ CRITERIA: Registry[Any] = Registry(
 options.
 """
 
-ARCHITECTURES: Registry[Callable[[Mapping[str, Any]], ModelLayout]] = Registry(
+ARCHITECTURES: Registry[Architecture] = Registry(
     "architecture",
     *(
         Entry(
@@ -86,7 +86,7 @@ ARCHITECTURES: Registry[Callable[[Mapping[str, Any]], ModelLayout]] = Registry(
             title=title,
             summary=f"{title} decoder: pre-norm, rotary positions, grouped-query attention, "
             "gated MLP.",
-            target="qpruner_core.models.architectures.llama:layout",
+            target="qpruner_core.models.architectures.llama:FAMILY",
         )
         for name, title in (
             ("llama", "Llama"),
@@ -96,9 +96,7 @@ ARCHITECTURES: Registry[Callable[[Mapping[str, Any]], ModelLayout]] = Registry(
         )
     ),
 )
-"""Chosen by exact ``config.model_type``; a target maps a config to its layout and imports no
-torch.
-"""
+"""Chosen by exact ``config.model_type``; a target is an `Architecture`, which imports no torch."""
 
 _TABLES_4_BIT = 16 * 4 + 256 * 4 + 4  # levels, levels of the scales, mean of the scales
 _FORMAT_4_BIT = PrecisionFormat(

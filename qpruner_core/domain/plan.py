@@ -28,8 +28,19 @@ class PruningPlan:
     """``"per-layer"`` (every layer its own widths) or ``"uniform"`` (one width per kind for the
     model).
     """
+    dropped_layers: tuple[int, ...] = ()
+    """Decoder layers that leave whole, ascending; all indices and names in a plan are those of the
+    model before it is pruned.
+    """
+    biases: tuple[str, ...] = ()
+    """Linears whose bias takes the mean contribution of the units removed from their inputs; it is
+    made where there is none. See `PruningSpec.compensation`.
+    """
 
     def __post_init__(self) -> None:
+        gone = self.dropped_layers
+        if any(map(operator.ge, gone, islice(gone, 1, None))) or (gone and gone[0] < 0):
+            raise ValueError("dropped layers must be ascending indices >= 0")
         for name, units in self.kept.items():
             if not units:
                 raise BadInputError(
@@ -42,8 +53,8 @@ class PruningPlan:
 
     @property
     def is_identity(self) -> bool:
-        """Whether no group is named, so that nothing is removed."""
-        return not self.kept
+        """Whether nothing is removed and nothing added."""
+        return not (self.kept or self.dropped_layers or self.biases)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -71,6 +71,23 @@ class ImportanceCell:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """How alike two criteria rank the units of a model."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+
+    first: str
+    """Catalogue name."""
+    second: str
+    """Catalogue name; each pair stands once."""
+    kind: str
+    """Kind of unit, a key of `layout.KINDS`."""
+    correlation: float
+    """Spearman's rank correlation within each group, its mean over the groups of that kind; in
+    [-1, 1]."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImportanceOutcome:
     """Slot of *score*: the table on screen, and where every unit's score lies."""
 
@@ -84,6 +101,10 @@ class ImportanceOutcome:
     """Calibration tokens seen."""
     device: str
     """Where it was measured."""
+    agreement: tuple[Agreement, ...] = ()
+    """Rank agreement of every two unit criteria, per kind of unit."""
+    warnings: tuple[str, ...] = ()
+    """Sentences for the person, such as experts that no calibration token reached."""
 
     def layer_values(self, criterion: str, module: str = "layer") -> dict[int, float]:
         """Return layer -> value of one column of the table."""
@@ -114,6 +135,42 @@ class PruningOutcome:
     """Prompt, continuation of the dense model, continuation of the pruned model."""
     warnings: tuple[str, ...] = ()
     """Sentences for the person, such as a width multiple that could not be met."""
+    biases: str = ""
+    """Artifact (npz) with the values of the plan's added biases: Linear name (before pruning) ->
+    float32 (out_features,); empty when the plan adds none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparedPruning:
+    """One criterion at the chosen ratio: what was left, measured."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+
+    criterion: str
+    """Catalogue name."""
+    compensation: str
+    """As in ``PruningSpec.compensation``."""
+    parameters: int
+    """Parameters left."""
+    metrics: Metrics
+    """The pruned 16-bit model."""
+    seconds: float
+    """Wall time of selection, surgery and compensation; scoring, which criteria share, apart."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """All scored criteria at one ratio, each pruned from the dense model and measured."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+
+    spec: PruningSpec
+    """Ratio, scope and shape that all share; its criterion and compensation are those of no row in
+    particular."""
+    dense: Metrics
+    """The model before pruning, on the same text and items."""
+    rows: tuple[ComparedPruning, ...]
+    """In the order in which they were measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,6 +310,8 @@ class RunRecord:
     export: ExportOutcome | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Wall time per finished step; seconds."""
+    comparison: Comparison | None = None
+    """Criteria measured side by side beside the line; emptied when the model is scored again."""
 
     @property
     def next_step(self) -> str | None:
@@ -276,10 +335,21 @@ class RunRecord:
             "data": asdict(self.spec.data),
             "search": asdict(replace(search, n_trials=1, memory_budget="")),
             "budget": budget,
-            "kept": dict(self.prune.plan.kept) if self.prune is not None else None,
+            "kept": self._cut(),
         }
         text = json.dumps(asked, sort_keys=True, default=list)
         return f"{self.run_id}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+    def _cut(self) -> object:
+        """What the study's fingerprint says of pruning; as in older records where nothing else
+        was done than removing units.
+        """
+        if self.prune is None:
+            return None
+        plan = self.prune.plan
+        if not (plan.dropped_layers or plan.biases):
+            return dict(plan.kept)
+        return {**asdict(plan), "values": self.prune.biases}
 
     @property
     def baselines_name(self) -> str:

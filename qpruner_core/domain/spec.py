@@ -11,11 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from qpruner_core.domain.layout import KINDS
 from qpruner_core.errors import BadInputError
 
 STRICT = {"extra": "forbid"}
 SHAPES = ("per-layer", "uniform")
-SCOPES = ("per-layer", "global")
+SCOPES = ("per-layer", "global", "balanced")
+COMPENSATIONS = ("none", "bias")
 TIES = ("layer", "block", "fused", "linear")
 OBJECTIVES = ("loss", "accuracy")
 
@@ -116,15 +118,30 @@ class PruningSpec:
     __pydantic_config__: ClassVar[dict[str, str]] = STRICT
 
     ratio: float = 0.2
-    """Share of the units of the unprotected layers that leave; in [0, 1)."""
+    """Share of the parameters of the decoder layers that leaves, protected layers counted in the
+    whole; in [0, 1)."""
     criterion: str = "taylor"
     """Catalogue name of a unit criterion."""
     scope: str = "per-layer"
-    """``"per-layer"``: every layer loses the same share; ``"global"``: the least important of
-    all.
+    """``"per-layer"``: every layer loses the same share; ``"global"``: the least important of all
+    layers; ``"balanced"``: the same, after the scores of each layer were brought to one scale.
     """
     shape: str = "per-layer"
     """``"per-layer"`` widths (best quality) or ``"uniform"`` widths (opens everywhere)."""
+    kinds: tuple[str, ...] = ("kv_heads", "mlp_channels", "expert_channels")
+    """Kinds of unit that may leave (`layout.KINDS`); kinds a model does not have are ignored."""
+    layer_ratios: Mapping[str, float] = field(default_factory=dict)
+    """Ratios given by hand: index of a layer, as text -> share of its parameters that leaves, in
+    [0, 1). The other layers share what is left to reach ``ratio``."""
+    drop_layers: int = 0
+    """Whole layers that leave, those of least Block Influence; they count towards ``ratio``; >=
+    0."""
+    iterations: int = 1
+    """Rounds of scoring and pruning: each removes an equal part of what is to leave and scores
+    what is left anew; >= 1."""
+    compensation: str = "none"
+    """``"none"``, or ``"bias"``: what the removed units gave on average over the calibration text
+    goes into a bias of the projection they entered (FLAP, arXiv:2312.11983)."""
     protect_first: int | None = None
     """First layers that lose nothing; None for 4 on models of 20 layers or more, scaled down
     below.
@@ -140,7 +157,8 @@ class PruningSpec:
             f"The pruning ratio is {self.ratio}",
             "It is a share of the units in [0, 1); choose one in that range.",
         )
-        for name, known in (("scope", SCOPES), ("shape", SHAPES)):
+        choices = (("scope", SCOPES), ("shape", SHAPES), ("compensation", COMPENSATIONS))
+        for name, known in choices:
             _require(
                 getattr(self, name) in known,
                 f"The pruning {name} is {getattr(self, name)!r}",
@@ -153,11 +171,40 @@ class PruningSpec:
                 f"{name} is {value}",
                 "Give a number of layers, 0 or more.",
             )
+        for name, words in (("width_multiple", "width multiple"), ("iterations", "iterations")):
+            _require(
+                getattr(self, name) >= 1,
+                f"The number for {words} is {getattr(self, name)}",
+                "Give a whole number, 1 or more.",
+            )
         _require(
-            self.width_multiple >= 1,
-            f"The width multiple is {self.width_multiple}",
-            "Give a whole number, 1 or more.",
+            self.drop_layers >= 0,
+            f"The number of layers to drop is {self.drop_layers}",
+            "Give a whole number, 0 or more.",
         )
+        self._check_kinds()
+        self._check_layer_ratios()
+
+    def _check_kinds(self) -> None:
+        unknown = sorted(set(self.kinds) - set(KINDS))
+        _require(
+            not unknown,
+            f"There is no kind of unit named {', '.join(map(repr, unknown))}",
+            f"Choose among {', '.join(KINDS)}.",
+        )
+        _require(
+            bool(self.kinds) or self.drop_layers > 0 or self.ratio == 0.0,
+            "No kind of unit may leave",
+            f"Choose at least one of {', '.join(KINDS)}, or drop whole layers.",
+        )
+
+    def _check_layer_ratios(self) -> None:
+        for layer, ratio in self.layer_ratios.items():
+            _require(
+                layer.isdecimal() and 0.0 <= ratio < 1.0,
+                f"A ratio by hand of {ratio} for layer {layer!r}",
+                "Give the index of a layer, from 0, and a share in [0, 1).",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,10 +13,9 @@ from typing import Any
 
 from qpruner_core.catalog import precision_formats
 from qpruner_core.domain.footprint import bits_per_weight, dense_bytes, format_bytes, plan_bytes
-from qpruner_core.domain.layout import opens_plainly
+from qpruner_core.domain.layout import KINDS, ModelLayout, opens_plainly
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.export import ExportFacts
-from qpruner_core.export.config import layer_widths
 from qpruner_core.export.snippets import ADAPTER_FOLDER, install_line, snippet
 
 MANIFEST = "qpruner.json"
@@ -114,17 +113,35 @@ def _adapter_words(facts: ExportFacts) -> list[str]:
 def _pruning_words(facts: ExportFacts) -> str:
     if facts.layout.parameters == facts.card.layout.parameters:
         return "Nothing was pruned."
-    widths = layer_widths(facts.layout)
-    rows = [f"{key}: {', '.join(map(str, values))}" for key, values in widths.items()]
     share = 1.0 - facts.layout.parameters / facts.card.layout.parameters
-    return "\n".join(
-        [
-            f"Whole KV heads (with their query heads) and MLP channels were removed, {share:.1%} "
-            f"of all parameters ({facts.pruning.shape} widths). Widths by layer:",
-            "",
-            *(f"- {row}" for row in rows),
-        ]
-    )
+    words = [
+        f"{share:.1%} of all parameters were removed as whole units ({facts.pruning.shape} "
+        "widths); query heads leave with their KV head.",
+    ]
+    if facts.pruning.dropped_layers:
+        gone = ", ".join(map(str, facts.pruning.dropped_layers))
+        words.append(f"Layers {gone} of the original left whole.")
+    if facts.pruning.biases:
+        words.append(
+            f"The biases of {len(facts.pruning.biases)} projections take what the removed units "
+            "gave on average."
+        )
+    return "\n".join([" ".join(words), "", *_width_rows(facts.layout)])
+
+
+def _width_rows(layout: ModelLayout) -> Iterator[str]:
+    """Yield one row per kind of unit: its numbers by layer, those of experts as a range."""
+    for kind, words in KINDS.items():
+        by_layer: dict[int, list[int]] = {}
+        for group in layout.groups:
+            if group.kind == kind:
+                by_layer.setdefault(group.layer, []).append(group.n_units)
+        spans = (
+            str(min(units)) if min(units) == max(units) else f"{min(units)} to {max(units)}"
+            for units in by_layer.values()
+        )
+        if by_layer:
+            yield f"- {words} by layer: {', '.join(spans)}"
 
 
 def _plan_table(facts: ExportFacts) -> Iterator[str]:

@@ -21,8 +21,9 @@ from qpruner_core.export.folder import SLACK_BYTES, hashes, new_folder
 from qpruner_core.export.snippets import ADAPTER_FOLDER
 from qpruner_core.export.verify import weight_file_bytes
 from qpruner_core.export.weights import stored_tensors, total_bytes, write_weights
+from qpruner_core.models.files import modeling_qpruner
 
-FILES = Path(__file__).parent / "files"
+FILES = Path(modeling_qpruner.__file__).parent
 """Our code that travels with a checkpoint."""
 
 
@@ -33,8 +34,8 @@ class Flavour:
     format_name: str
     """Catalogue name."""
     code: tuple[str, ...] = ()
-    """Files of `files/` to ship, without ``.py``; the first is named in ``auto_map``. Empty for
-    none.
+    """Files of `models/files/` to ship, without ``.py``; the first is named in ``auto_map``. Empty
+    for none.
     """
     config: Mapping[str, Any] = field(default_factory=dict)
     """Further entries of ``config.json``."""
@@ -46,7 +47,7 @@ def write_checkpoint(
     """Write the folder whole, or leave nothing; see `Exporter.export`."""
     dtype = storage_dtype(facts.card.dtype, _unplanned(model, facts))
     stored = stored_tensors(model, facts.plan, dtype)
-    values = config_values(model, facts.card.layout, facts.layout, dtype) | dict(flavour.config)
+    values = config_values(model, facts.layout, dtype) | dict(flavour.config)
     if flavour.code:
         values["auto_map"] = auto_map(facts.layout.model_type, flavour.code[0])
     needed = total_bytes(stored) + _folder_bytes(facts.adapter) + SLACK_BYTES

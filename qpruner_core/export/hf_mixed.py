@@ -15,7 +15,7 @@ from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.export import ExportFacts
 from qpruner_core.export.checkpoint import Flavour, write_checkpoint
-from qpruner_core.export.files.quantizer_qpruner import FORMAT_VERSION, METHOD
+from qpruner_core.models.files.quantizer_qpruner import FORMAT_VERSION, METHOD
 
 CODE = ("modeling_qpruner_mixed", "modeling_qpruner", "quantizer_qpruner")
 

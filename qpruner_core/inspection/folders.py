@@ -99,7 +99,7 @@ def layout_of(config: Mapping[str, Any]) -> ModelLayout:
             "compression starts from 16- or 32-bit weights. Choose the original checkpoint "
             "instead."
         )
-    return ARCHITECTURES.target(str(family))(config)
+    return ARCHITECTURES.target(str(family)).layout(config)
 
 
 def read_headers(folder: Path) -> dict[str, TensorHeader]:

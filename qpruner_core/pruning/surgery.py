@@ -3,24 +3,32 @@
 All that is to be sliced is known from the layout, so nothing here asks what family a model is of.
 Everything is checked before the first tensor changes. When all layers end with equal widths that
 the stock config accepts, the config says so and the plain class opens the model; else the config
-stays dense and lists the units of every group under ``qpruner_widths``.
+stays dense and lists what differs (`models.telling`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import torch
 from torch import nn
 
-from qpruner_core.domain.layout import WIDTHS_KEY, GroupLayout, ModelLayout, opens_plainly
+from qpruner_core.catalog import ARCHITECTURES
+from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.plan import PruningPlan
 from qpruner_core.errors import BadInputError, IncompatibleShapeError
+from qpruner_core.models.files.modeling_qpruner import tell_
+from qpruner_core.models.telling import tell_config_
 
 
 @torch.no_grad()
-def prune_(model: nn.Module, layout: ModelLayout, plan: PruningPlan) -> ModelLayout:
+def prune_(
+    model: nn.Module,
+    layout: ModelLayout,
+    plan: PruningPlan,
+    biases: Mapping[str, torch.Tensor] | None = None,
+) -> ModelLayout:
     """Carry a plan out on a model and return the layout it has then.
 
     Parameters become new ones on the same device, in the same dtype; Linears, attention and MLP
@@ -28,47 +36,64 @@ def prune_(model: nn.Module, layout: ModelLayout, plan: PruningPlan) -> ModelLay
     all.
 
     Args:
-        model: A dense transformer of nn.Linear modules; changed in place.
+        model: A dense transformer of Linear or Conv1D modules; changed in place.
         layout: Its layout before pruning.
-        plan: The units that stay.
+        plan: The units and layers that stay, and the Linears that get a bias.
+        biases: Linear of ``plan.biases`` -> what is added to its bias, (out_features,); zeros for
+            those not named.
 
     Raises:
-        BadInputError: The plan names groups or units that the layout does not have.
+        BadInputError: The plan names groups, units or layers that the layout does not have.
         IncompatibleShapeError: The model's tensors are not those of the layout, or are packed
             already.
     """
     if plan.is_identity:
         return layout
     _check_plan(layout, plan)
-    _check_model(model, layout)
-    for (tensor, axis), keep in _kept_entries(layout, plan):
+    check_model(model, layout)
+    for (tensor, axis), keep in kept_entries(layout, plan):
         _slice_(model, tensor, axis, keep)
+    for name in plan.biases:
+        _add_bias_(model.get_submodule(name), (biases or {}).get(name))
+    _drop_modules_(model, layout, plan)
     pruned = layout.pruned(plan)
-    for group in pruned.groups:
-        _tell_module_(model.get_submodule(group.name), pruned, group)
-    _tell_config_(cast("Any", model).config, pruned)
+    _tell_(model, pruned)
     return pruned
 
 
 def _check_plan(layout: ModelLayout, plan: PruningPlan) -> None:
     n_units = {group.name: group.n_units for group in layout.groups}
     wrong = [name for name, kept in plan.kept.items() if kept[-1] >= n_units.get(name, 0)]
+    wrong += [f"layer {i}" for i in plan.dropped_layers if i >= layout.n_layers]
+    wrong += sorted(set(plan.biases) - {linear.name for linear in layout.linears})
     if wrong:
         raise BadInputError(
             f"The pruning plan keeps units that this model does not have, in "
             f"{', '.join(map(repr, wrong))}. It was made for another model, or this one is pruned "
             f"already. Make a new plan."
         )
+    if len(plan.dropped_layers) >= layout.n_layers:
+        raise BadInputError(
+            f"The pruning plan drops all {layout.n_layers} layers; at least one has to stay. Drop "
+            "fewer layers."
+        )
 
 
-def _check_model(model: nn.Module, layout: ModelLayout) -> None:
+def check_model(model: nn.Module, layout: ModelLayout) -> None:
+    """Refuse a model whose Linears are not those of a layout.
+
+    Raises:
+        IncompatibleShapeError: Shapes or biases differ, or weights are packed already.
+    """
     modules = dict(model.named_modules())
     wrong = []
     for linear in layout.linears:
-        module = modules.get(linear.name)
+        module: Any = modules.get(linear.name)
+        weight = getattr(module, "weight", None)
         fits = (
-            isinstance(module, nn.Linear)
-            and tuple(module.weight.shape) == (linear.out_features, linear.in_features)
+            weight is not None
+            and weight.is_floating_point()
+            and tuple(weight.shape) == linear.weight_shape
             and (module.bias is not None) == linear.has_bias
         )
         if not fits:
@@ -81,11 +106,15 @@ def _check_model(model: nn.Module, layout: ModelLayout) -> None:
         )
 
 
-def _kept_entries(
+def kept_entries(
     layout: ModelLayout, plan: PruningPlan
 ) -> Iterator[tuple[tuple[str, int], torch.Tensor]]:
-    """Yield (tensor name, axis) and the indices that stay along it, all its slices together."""
+    """Yield (tensor name, axis) and the indices that stay along it, all its slices together.
+
+    Tensors that lose nothing do not come up; those of dropped layers and experts may.
+    """
     gone: dict[tuple[str, int], list[torch.Tensor]] = {}
+    sizes: dict[tuple[str, int], int] = {}
     for group in layout.groups:
         if len(plan.kept.get(group.name, range(group.n_units))) == group.n_units:
             continue
@@ -95,10 +124,15 @@ def _kept_entries(
         for part in group.slices:
             entries = part.offset + units * part.unit_size + torch.arange(part.unit_size)
             gone.setdefault((part.tensor, part.axis), []).append(entries.flatten())
-    sizes = {linear.name: linear for linear in layout.linears}
+            sizes[part.tensor, part.axis] = group.n_units * part.unit_size
+    linears = {linear.name: linear for linear in layout.linears}
     for (tensor, axis), parts in gone.items():
-        linear = sizes[tensor.rpartition(".")[0]]
-        stays = torch.ones((linear.out_features, linear.in_features)[axis], dtype=torch.bool)
+        module, _, leaf = tensor.rpartition(".")
+        size = sizes[tensor, axis]
+        if module in linears:
+            linear = linears[module]
+            size = linear.weight_shape[axis] if leaf == "weight" else linear.out_features
+        stays = torch.ones(size, dtype=torch.bool)
         stays[torch.cat(parts)] = False
         yield (tensor, axis), stays.nonzero().flatten()
 
@@ -106,43 +140,52 @@ def _kept_entries(
 def _slice_(model: nn.Module, tensor: str, axis: int, keep: torch.Tensor) -> None:
     """Replace a parameter by the entries of an axis that stay, and tell its Linear."""
     name, _, leaf = tensor.rpartition(".")
-    linear = cast("nn.Linear", model.get_submodule(name))
-    old = linear.get_parameter(leaf)
+    module: Any = model.get_submodule(name)
+    old = module.get_parameter(leaf)
     kept = old.index_select(axis, keep.to(old.device))
-    setattr(linear, leaf, nn.Parameter(kept, requires_grad=old.requires_grad))
-    linear.out_features, linear.in_features = linear.weight.shape
+    setattr(module, leaf, nn.Parameter(kept, requires_grad=old.requires_grad))
+    if isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
+    elif hasattr(module, "nf"):
+        module.nx, module.nf = module.weight.shape  # Conv1D keeps (inputs, outputs)
 
 
-def _tell_module_(module: nn.Module, pruned: ModelLayout, group: GroupLayout) -> None:
-    """Set the width attributes that an attention or MLP module carries.
-
-    The families of the catalogue read no widths from the config in their forward pass, so the
-    modules go on sharing the model's; a family that does needs a config of its own per attention
-    here.
-    """
-    if group.kind == "kv_heads":
-        queries = pruned.n_heads // pruned.n_kv_heads
-        told = {
-            "num_key_value_groups": queries,
-            "num_key_value_heads": group.n_units,
-            "num_heads": group.n_units * queries,
-        }
-    else:
-        told = {"intermediate_size": group.n_units}
-    for attribute, value in told.items():
-        if hasattr(module, attribute):
-            setattr(module, attribute, value)
+def _add_bias_(module: Any, values: torch.Tensor | None) -> None:
+    """Add values to the bias of a Linear, which is made where there is none."""
+    weight = module.weight
+    if module.bias is None:
+        zeros = torch.zeros(module.out_features, dtype=weight.dtype, device=weight.device)
+        module.bias = nn.Parameter(zeros, requires_grad=weight.requires_grad)
+    if values is not None:
+        module.bias.copy_(module.bias.float() + values.to(weight.device).float())
 
 
-def _tell_config_(config: Any, pruned: ModelLayout) -> None:
-    """Write the widths where loading will look for them."""
-    if opens_plainly(pruned):
-        units = {group.kind: group.n_units for group in pruned.groups}
-        config.head_dim = pruned.head_dim
-        config.num_key_value_heads = units["kv_heads"]
-        config.num_attention_heads = units["kv_heads"] * (pruned.n_heads // pruned.n_kv_heads)
-        config.intermediate_size = units["mlp_channels"]
-        if hasattr(config, WIDTHS_KEY):
-            delattr(config, WIDTHS_KEY)
-    else:
-        setattr(config, WIDTHS_KEY, {group.name: group.n_units for group in pruned.groups})
+def _drop_modules_(model: nn.Module, layout: ModelLayout, plan: PruningPlan) -> None:
+    """Take whole experts and layers out of their lists; those that stay move up."""
+    for group in layout.groups:
+        if group.members and group.name in plan.kept:
+            experts: Any = model.get_submodule(group.members[0].rpartition(".")[0])
+            for unit in sorted(set(range(group.n_units)) - set(plan.kept[group.name]))[::-1]:
+                del experts[unit]
+    layers: Any = model.get_submodule(layout.layer_prefix)
+    for layer in plan.dropped_layers[::-1]:
+        del layers[layer]
+    if not plan.dropped_layers:
+        return
+    for index, layer in enumerate(layers):
+        for module in layer.modules():
+            if hasattr(module, "layer_idx"):
+                module.layer_idx = index
+    config = cast("Any", model).config
+    kept = [i for i in range(layout.n_layers) if i not in plan.dropped_layers]
+    architecture = ARCHITECTURES.target(layout.model_type)
+    for key, value in architecture.fewer_layers(config.to_dict(), kept).items():
+        setattr(config, key, value)
+
+
+def _tell_(model: nn.Module, pruned: ModelLayout) -> None:
+    """Tell modules and config the widths that the model has now."""
+    architecture = ARCHITECTURES.target(pruned.model_type)
+    for group in pruned.groups:
+        tell_(model.get_submodule(group.name), architecture.told(pruned, group))
+    tell_config_(cast("Any", model).config, pruned)

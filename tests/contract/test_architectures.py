@@ -56,7 +56,7 @@ def case(request) -> tuple[dict[str, Any], PreTrainedModel, ModelLayout]:
     config = AutoConfig.for_model(family, **{**BASE, **VARIANTS[name]})
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config)
-    return config.to_dict(), model, ARCHITECTURES.target(family)(config.to_dict())
+    return config.to_dict(), model, ARCHITECTURES.target(family).layout(config.to_dict())
 
 
 def test_the_layout_counts_the_parameters_of_the_model(case):
@@ -105,7 +105,7 @@ def test_pruning_the_layout_equals_the_layout_of_the_pruned_config(case):
     config, _, layout = case
     kept = {"model.layers.0.mlp": 40, "model.layers.1.self_attn": 1, "model.layers.1.mlp": 8}
     plan = PruningPlan(kept={name: tuple(range(n)) for name, n in kept.items()})
-    stated = ARCHITECTURES.target(layout.model_type)({**config, "qpruner_widths": kept})
+    stated = ARCHITECTURES.target(layout.model_type).layout({**config, "qpruner_widths": kept})
     assert layout.pruned(plan) == stated
 
 
@@ -121,7 +121,7 @@ def test_keys_that_a_config_leaves_out_get_the_family_default(case):
     sparse = {k: v for k, v in config.items() if k not in DERIVED}
     sparse |= {"num_attention_heads": 32, "hidden_size": 1024}
     filled = AutoConfig.for_model(**sparse)
-    told = ARCHITECTURES.target(layout.model_type)(sparse)
+    told = ARCHITECTURES.target(layout.model_type).layout(sparse)
     head_dim = getattr(filled, "head_dim", None) or 1024 // 32
     assert (told.n_kv_heads, told.head_dim) == (filled.num_key_value_heads, head_dim)
 
@@ -141,7 +141,7 @@ def test_keys_that_a_config_leaves_out_get_the_family_default(case):
 def test_a_config_that_cannot_be_is_refused_with_a_sentence(change, words):
     config = {"model_type": "llama", **BASE, **change}
     with pytest.raises(UnsupportedModelError, match=words):
-        ARCHITECTURES.target("llama")(config)
+        ARCHITECTURES.target("llama").layout(config)
 
 
 def test_layouts_load_no_torch():

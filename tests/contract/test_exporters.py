@@ -24,10 +24,11 @@ from qpruner_core.domain.record import ModelCard
 from qpruner_core.errors import OutputExistsError
 from qpruner_core.export import ExportFacts
 from qpruner_core.export.card import MANIFEST
-from qpruner_core.export.files.modeling_qpruner import QPrunerLlamaForCausalLM
 from qpruner_core.export.snippets import needs_remote_code
 from qpruner_core.export.verify import reference_logits, reload_check
 from qpruner_core.models.architectures import llama
+from qpruner_core.models.files.modeling_qpruner import model_class
+from qpruner_core.models.telling import tell_config_
 
 CONFIG = {
     "vocab_size": 128,
@@ -106,8 +107,9 @@ def make_case(format_name: str, shape: str, tmp_path: Path) -> Case:
 
 def pruned_model(layout: ModelLayout) -> nn.Module:
     torch.manual_seed(0)
-    widths = {group.name: group.n_units for group in layout.groups}
-    model = QPrunerLlamaForCausalLM(LlamaConfig(**CONFIG, qpruner_widths=widths)).eval()
+    config = LlamaConfig(**CONFIG)
+    tell_config_(config, layout)
+    model = model_class("QPrunerLlamaForCausalLM")(config).eval()
     for name, parameter in model.named_parameters():
         # Linears that surgery leaves keep their weights; new ones come empty.
         values = torch.randn(parameter.shape) * 0.1 + (1.0 if "norm" in name else 0.0)

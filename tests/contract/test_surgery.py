@@ -74,7 +74,7 @@ def model(family: str) -> Any:
 
 @pytest.fixture
 def layout(family: str, model: Any) -> ModelLayout:
-    return ARCHITECTURES.target(family)(model.config.to_dict())
+    return ARCHITECTURES.target(family).layout(model.config.to_dict())
 
 
 def logits(model: Any, ids: torch.Tensor = IDS) -> torch.Tensor:
@@ -147,7 +147,7 @@ def test_generation_with_the_cache_agrees_with_the_full_forward(model, layout, p
 @PLANS
 def test_the_config_describes_the_pruned_model(family, model, layout, plan):
     pruned = prune_(model, layout, plan)
-    described = ARCHITECTURES.target(family)(model.config.to_dict())
+    described = ARCHITECTURES.target(family).layout(model.config.to_dict())
     assert described.groups == pruned.groups
     assert described.linears == pruned.linears
     assert hasattr(model.config, "qpruner_widths") == (plan is UNEVEN)
@@ -200,3 +200,33 @@ def test_a_model_that_is_not_its_layout_is_refused_before_anything_changes(model
     with pytest.raises(IncompatibleShapeError, match="up_proj"):
         prune_(model, layout, UNEVEN)
     assert model.model.layers[0].mlp.up_proj.weight.shape == (64, 32)
+
+
+def test_dropped_layers_leave_whole_and_the_others_move_up(family, model, layout):
+    thin = {"model.layers.1.mlp": tuple(range(40)), "model.layers.1.self_attn": (1, 3)}
+    both = PruningPlan(kept=thin, dropped_layers=(0,))
+    expected = copy.deepcopy(model)
+    expected.model.layers[0].forward = lambda hidden_states, **_: hidden_states
+    zero_removed_(expected, layout, PruningPlan(kept=thin))
+    pruned = prune_(model, layout, both)
+    torch.testing.assert_close(logits(model), logits(expected), rtol=0.0, atol=1e-10)
+    assert (pruned.n_layers, model.config.num_hidden_layers) == (1, 1)
+    assert {group.name for group in pruned.groups} == {
+        "model.layers.0.self_attn",
+        "model.layers.0.mlp",
+    }
+    assert sum(parameter.numel() for parameter in model.parameters()) == pruned.parameters
+    assert ARCHITECTURES.target(family).layout(model.config.to_dict()).groups == pruned.groups
+
+
+def test_an_added_bias_shifts_the_output_of_its_projection(model, layout):
+    name = "model.layers.0.mlp.down_proj"
+    shift = torch.linspace(-1.0, 1.0, layout.hidden_size, dtype=torch.float64)
+    seen = {}
+    model.get_submodule(name).register_forward_hook(lambda *given: seen.update(now=given[2]))
+    logits(model)
+    before = seen["now"]
+    pruned = prune_(model, layout, PruningPlan(kept={}, biases=(name,)), {name: shift})
+    logits(model)
+    torch.testing.assert_close(seen["now"] - before, shift.expand_as(before))
+    assert sum(parameter.numel() for parameter in model.parameters()) == pruned.parameters

@@ -53,7 +53,7 @@ CONFIG = {
 
 def dense_layout() -> ModelLayout:
     """Return the layout of a model shaped like the demo."""
-    return ARCHITECTURES.target("llama")(CONFIG)
+    return ARCHITECTURES.target("llama").layout(CONFIG)
 
 
 def metrics(loss: float, size: int, *, speed: bool = False) -> Metrics:

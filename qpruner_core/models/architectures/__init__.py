@@ -1,3 +1,45 @@
-"""One file per family: `layout(config) -> ModelLayout`, from `config.json` alone and without
-torch.
+"""One file per family, torch-free: what a config says about units, and how widths are told back.
+
+Each entry of the catalogue names a family's `Architecture`; `decoder` is what the files share.
 """
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from qpruner_core.domain.layout import GroupLayout, ModelLayout
+
+Told = Mapping[str, Mapping[str, Any]]
+"""``attributes`` a module is given and ``config`` entries of a config of its own, as
+`models/files/modeling_qpruner.py` reads them."""
+
+
+class Architecture(Protocol):
+    """What has to be known of a family; everything from `config.json` alone."""
+
+    def class_name(self, model_type: str) -> str:
+        """Return the name of the causal language model's class in transformers."""
+        ...
+
+    def layout(self, config: Mapping[str, Any]) -> ModelLayout:
+        """Return the units and Linears that a config describes.
+
+        Raises:
+            UnsupportedModelError: A needed key is missing or a number does not fit.
+        """
+        ...
+
+    def told(self, pruned: ModelLayout, group: GroupLayout) -> Told:
+        """Return what the module of a group has to know of its number of units."""
+        ...
+
+    def stock_config(self, pruned: ModelLayout) -> dict[str, Any]:
+        """Return the config entries by which the stock class builds a layout that opens plainly
+        (`layout.opens_plainly`).
+        """
+        ...
+
+    def fewer_layers(self, config: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:
+        """Return the config entries that change when only these layers stay, in this order."""
+        ...

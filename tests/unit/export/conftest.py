@@ -15,9 +15,9 @@ from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.plan import PrecisionPlan, PruningPlan
 from qpruner_core.domain.record import ModelCard
 from qpruner_core.export import ExportFacts
-from qpruner_core.export.config import CLASS_NAMES
-from qpruner_core.export.files import modeling_qpruner
 from qpruner_core.models.architectures import llama
+from qpruner_core.models.files import modeling_qpruner
+from qpruner_core.models.telling import tell_config_
 from qpruner_core.quantization.packing import pack_
 
 CONFIGS = {
@@ -87,9 +87,10 @@ class Sample:
 
 
 def random_model(family: str, config: Any, layout: ModelLayout, dtype: torch.dtype) -> nn.Module:
-    config.qpruner_widths = {group.name: group.n_units for group in layout.groups}
+    tell_config_(config, layout)
     torch.manual_seed(0)
-    model: nn.Module = getattr(modeling_qpruner, f"QPruner{CLASS_NAMES[family]}")(config).eval()
+    name = f"QPruner{llama.FAMILY.class_name(family)}"
+    model: nn.Module = modeling_qpruner.model_class(name)(config).eval()
     for name, parameter in model.named_parameters():
         values = torch.randn(parameter.shape) * 0.1 + (1.0 if "norm" in name else 0.0)
         parameter.data = values.to(dtype).float()

@@ -37,7 +37,7 @@ def test_the_card_says_how_it_was_made_what_it_measures_and_how_it_opens(
     assert row in text
     assert "| dense, 16 bit | plural | 75.0% ± 16.4% | 8 |" in text
     assert "qpruner run --model org/tiny" in text
-    assert "num_key_value_heads: 2, 1" in text
+    assert "KV heads by layer: 2, 1" in text
 
 
 def test_what_was_not_scored_shows_no_accuracy(sample: Callable[..., Any]) -> None:

@@ -27,7 +27,7 @@ def test_the_layout_read_from_the_written_config_is_the_pruned_one(
 ) -> None:
     given = sample(family, **({} if pruning is None else {"pruning": pruning}))
     pruned = given.facts.layout
-    values = config_values(given.packed, given.facts.card.layout, pruned, torch.bfloat16)
+    values = config_values(given.packed, pruned, torch.bfloat16)
     read = llama.layout(values)
     assert read.linears == pruned.linears
     assert read.groups == pruned.groups
@@ -37,25 +37,11 @@ def test_the_layout_read_from_the_written_config_is_the_pruned_one(
 def test_uniform_widths_stand_under_the_plain_keys(sample: Callable[..., Any]) -> None:
     given = sample(pruning=UNIFORM)
     assert opens_plainly(given.facts.layout)
-    values = config_values(
-        given.packed, given.facts.card.layout, given.facts.layout, torch.float16
-    )
+    values = config_values(given.packed, given.facts.layout, torch.float16)
     assert values["num_key_value_heads"] == 1
     assert values["num_attention_heads"] == 2
     assert values["intermediate_size"] == 64
     assert values["head_dim"] == 32
-
-
-def test_a_model_whose_layers_differ_already_keeps_the_heads_its_config_states(
-    sample: Callable[..., Any],
-) -> None:
-    given = sample()
-    uneven = given.facts.card.layout.pruned(
-        PruningPlan(kept={"model.layers.0.self_attn": (0,), "model.layers.0.mlp": (0,)})
-    )
-    values = config_values(given.packed, uneven, given.facts.layout, torch.bfloat16)
-    assert values["num_attention_heads"] == 4
-    assert values["num_key_value_heads"] == 2
 
 
 def test_the_models_own_16_bit_dtype_is_kept() -> None:

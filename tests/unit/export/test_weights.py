@@ -85,9 +85,7 @@ def test_the_config_carries_no_path_and_no_foreign_code(sample: Callable[..., An
     given = sample()
     given.packed.config._name_or_path = "/private/model"
     given.packed.config.auto_map = {"AutoModel": "foreign.Code"}
-    values = config_values(
-        given.packed, given.facts.card.layout, given.facts.layout, torch.bfloat16
-    )
+    values = config_values(given.packed, given.facts.layout, torch.bfloat16)
     assert "/private" not in json.dumps(values)
     assert "auto_map" not in values
     assert values["dtype"] == "bfloat16"

@@ -39,7 +39,7 @@ def decoder(request, attention):
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
     model = model.double().eval()
-    return model, ARCHITECTURES.target(request.param)(config.to_dict())
+    return model, ARCHITECTURES.target(request.param).layout(config.to_dict())
 
 
 @pytest.fixture
