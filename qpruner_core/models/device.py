@@ -4,7 +4,9 @@ the CPU in fp32.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -57,3 +59,18 @@ def pick_device(kind: str = "auto") -> Device:
     dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     name = torch.cuda.get_device_name(index)
     return Device(kind="cuda", index=index, name=name, compute_dtype=dtype)
+
+
+def memory_bytes(device: Device) -> int:
+    """Return the memory of a card, or the main memory that this process may use; bytes."""
+    if device.kind != "cpu":
+        return int(torch.cuda.get_device_properties(device.index).total_memory)
+    installed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min([installed, *_container_limits()])
+
+
+def _container_limits() -> list[int]:
+    """Return the limits that a container sets on its memory, of either version of cgroups."""
+    places = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+    stated = [Path(place).read_text().strip() for place in places if Path(place).exists()]
+    return [int(text) for text in stated if text.isdecimal()]

@@ -39,6 +39,8 @@ class WorkerInfo:
     """``cpu`` or the name of the CUDA card."""
     since: str
     """When it started; ISO 8601, UTC."""
+    memory_bytes: int | None = None
+    """Memory of the card, or main memory that the worker may use; None where it did not say."""
 
 
 def worker_name(device_key: str) -> str:
@@ -47,7 +49,9 @@ def worker_name(device_key: str) -> str:
 
 
 @contextmanager
-def registered(home: Path, device_key: str, device: str) -> Iterator[WorkerInfo]:
+def registered(
+    home: Path, device_key: str, device: str, memory_bytes: int | None = None
+) -> Iterator[WorkerInfo]:
     """Be the worker of a device for as long as the block runs.
 
     Raises:
@@ -55,7 +59,12 @@ def registered(home: Path, device_key: str, device: str) -> Iterator[WorkerInfo]
     """
     name = worker_name(device_key)
     info = WorkerInfo(
-        name=name, pid=os.getpid(), host=socket.gethostname(), device=device, since=events.now()
+        name=name,
+        pid=os.getpid(),
+        host=socket.gethostname(),
+        device=device,
+        since=events.now(),
+        memory_bytes=memory_bytes,
     )
     path = _path(home, name)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -40,6 +40,8 @@ class Place:
     """``cpu`` or ``cuda:<number of the card>``."""
     device: str
     """``cpu`` or the name of the card."""
+    memory_bytes: int | None = None
+    """Memory of the device; None where it is not known."""
 
 
 def _is_no_cancellation(record: logging.LogRecord) -> bool:
@@ -64,7 +66,7 @@ def serve(place: Place, make_line: MakeLine, stop: Flag, parent: int | None = No
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     logging.captureWarnings(True)
     logging.getLogger("dbos").addFilter(_is_no_cancellation)
-    with registered(place.home, place.device_key, place.device) as info:
+    with registered(place.home, place.device_key, place.device, place.memory_bytes) as info:
         DBOS(config=_config(place, info))
         register_jobs(Bench(RunStore(place.home, place.database), make_line))
         DBOS.launch()
@@ -124,7 +126,7 @@ def _take_over(folder: Path, name: str) -> None:
 
 
 def _real_line(folder: Path, database: str | None, asked: str) -> tuple[Place, MakeLine]:
-    from qpruner_core.models.device import pick_device  # noqa: PLC0415 - loads torch
+    from qpruner_core.models.device import memory_bytes, pick_device  # noqa: PLC0415 - loads torch
     from qpruner_core.pipeline import Line  # noqa: PLC0415 - loads torch
 
     device = pick_device(asked.partition(":")[0])
@@ -134,6 +136,7 @@ def _real_line(folder: Path, database: str | None, asked: str) -> tuple[Place, M
         database=database_url(folder, database),
         device_key="cpu" if device.kind == "cpu" else f"{device.kind}:{card}",
         device=device.name,
+        memory_bytes=memory_bytes(device),
     )
     return place, lambda store, run_id, tell, stop: Line(store, run_id, device, tell, stop)
 

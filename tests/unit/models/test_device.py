@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
 from qpruner_core.errors import BadInputError
+from qpruner_core.models import device as devices
 from qpruner_core.models.device import pick_device
 
 
@@ -51,3 +54,13 @@ def test_a_card_that_is_not_there_is_refused(no_card):
 def test_an_unknown_kind_is_refused():
     with pytest.raises(BadInputError, match="no device 'tpu'"):
         pick_device("tpu")
+
+
+def test_the_memory_of_the_cpu_is_at_most_what_is_installed():
+    installed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 2**20 < devices.memory_bytes(pick_device("cpu")) <= installed
+
+
+def test_a_container_that_limits_its_memory_is_believed(monkeypatch):
+    monkeypatch.setattr(devices, "_container_limits", lambda: [2**30])
+    assert devices.memory_bytes(pick_device("cpu")) == 2**30

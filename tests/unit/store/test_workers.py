@@ -84,3 +84,8 @@ def test_a_worker_is_gone_when_it_has_been_here_and_holds_its_place_no_more(tmp_
     with registered(tmp_path, "cpu", "cpu") as info:
         assert not is_gone(tmp_path, info.name)
     assert is_gone(tmp_path, info.name)
+
+
+def test_a_worker_says_how_much_memory_its_device_has(tmp_path):
+    with registered(tmp_path, "cpu", "cpu", memory_bytes=2**34):
+        assert living_workers(tmp_path)[0].memory_bytes == 2**34
