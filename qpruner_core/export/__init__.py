@@ -41,6 +41,8 @@ class ExportFacts:
     """
     adapter: Path | None = None
     """Folder with a PEFT adapter to put beside the weights; None for none."""
+    notes: tuple[str, ...] = ()
+    """Sentences that card and manifest carry, such as that nothing was measured."""
     command: str = ""
     """Command that makes the same checkpoint again; empty if there is none."""
 

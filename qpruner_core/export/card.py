@@ -51,6 +51,8 @@ def manifest(
         "measured": {label: asdict(metrics) for label, metrics in facts.measured.items()},
         "files": dict(files),
     }
+    if facts.notes:
+        values["notes"] = list(facts.notes)
     return json.dumps(values, indent=2) + "\n"
 
 
@@ -76,6 +78,7 @@ def model_card(facts: ExportFacts, format_name: str, folder_name: str, weight_by
         _pruning_words(facts),
         "Linears of the decoder layers by precision; embeddings, norms and biases stay at 16 bit:",
         "\n".join(_plan_table(facts)),
+        *facts.notes,
         *_measured(facts),
     ]
     if facts.command:

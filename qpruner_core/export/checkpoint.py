@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,14 +47,45 @@ def write_checkpoint(
     """Write the folder whole, or leave nothing; see `Exporter.export`."""
     dtype = storage_dtype(facts.card.dtype, _unplanned(model, facts))
     stored = stored_tensors(model, facts.plan, dtype)
-    values = config_values(model, facts.layout, dtype) | dict(flavour.config)
+    source = Source(model=model, tokenizer=tokenizer, dtype=dtype)
+    weights = Weights(total_bytes(stored), lambda partial: write_weights(stored, partial))
+    fill_checkpoint(source, facts, flavour, folder, weights)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Source:
+    """What a folder's files besides the weights are taken from."""
+
+    model: nn.Module
+    """The pruned model; its weights are not looked at and may be on the meta device."""
+    tokenizer: Any
+    """What the tokenizer files are saved from; None for none."""
+    dtype: torch.dtype
+    """Dtype of what no precision plan names."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Weights:
+    """How the weight files come into a folder."""
+
+    size_bytes: int
+    """Bytes of all tensors."""
+    write: Callable[[Path], None]
+    """Writes the files into the folder it is given."""
+
+
+def fill_checkpoint(
+    source: Source, facts: ExportFacts, flavour: Flavour, folder: Path, weights: Weights
+) -> None:
+    """Write the folder whole, or leave nothing, with weights from wherever they come."""
+    values = config_values(source.model, facts.layout, source.dtype) | dict(flavour.config)
     if flavour.code:
         values["auto_map"] = auto_map(facts.layout.model_type, flavour.code[0])
-    needed = total_bytes(stored) + _folder_bytes(facts.adapter) + SLACK_BYTES
+    needed = weights.size_bytes + _folder_bytes(facts.adapter) + SLACK_BYTES
     with new_folder(folder, needed) as partial:
-        write_weights(stored, partial)
+        weights.write(partial)
         _write_json(partial / "config.json", values)
-        _write_companions(model, tokenizer, facts, partial)
+        _write_companions(source.model, source.tokenizer, facts, partial)
         for name in flavour.code:
             shutil.copyfile(FILES / f"{name}.py", partial / f"{name}.py")
         size = weight_file_bytes(partial)

@@ -34,10 +34,13 @@ class SixteenBitExporter:
                 f"The plan gives Linears {', '.join(packed)}, but 16-bit folders hold bf16 only. "
                 f"Choose the mixed format, or write the plan with bf16 everywhere."
             )
-        code = () if opens_plainly(facts.layout) else ("modeling_qpruner",)
-        write_checkpoint(
-            model, tokenizer, facts, Flavour(format_name="hf_16bit", code=code), folder
-        )
+        write_checkpoint(model, tokenizer, facts, sixteen_bit_flavour(facts), folder)
+
+
+def sixteen_bit_flavour(facts: ExportFacts) -> Flavour:
+    """Return what the format adds to a plain checkpoint: the file that resizes uneven layers."""
+    code = () if opens_plainly(facts.layout) else ("modeling_qpruner",)
+    return Flavour(format_name="hf_16bit", code=code)
 
 
 EXPORTER = SixteenBitExporter()

@@ -32,15 +32,17 @@ class MixedExporter:
 
     def export(self, model: nn.Module, tokenizer: Any, facts: ExportFacts, folder: Path) -> None:
         """Write the folder whole, or leave nothing; see `Exporter.export`."""
-        quantization = {
-            "quant_method": METHOD,
-            "format_version": FORMAT_VERSION,
-            "precisions": dict(facts.plan.precisions),
-        }
-        flavour = Flavour(
-            format_name="hf_mixed", code=CODE, config={"quantization_config": quantization}
-        )
-        write_checkpoint(model, tokenizer, facts, flavour, folder)
+        write_checkpoint(model, tokenizer, facts, mixed_flavour(facts), folder)
+
+
+def mixed_flavour(facts: ExportFacts) -> Flavour:
+    """Return what the format adds to a plain checkpoint: its reader and the plan."""
+    quantization = {
+        "quant_method": METHOD,
+        "format_version": FORMAT_VERSION,
+        "precisions": dict(facts.plan.precisions),
+    }
+    return Flavour(format_name="hf_mixed", code=CODE, config={"quantization_config": quantization})
 
 
 EXPORTER = MixedExporter()

@@ -57,7 +57,7 @@ def stored_tensors(model: nn.Module, plan: PrecisionPlan, dtype: torch.dtype) ->
     for name, precision in plan.precisions.items():
         linear = model.get_submodule(name)
         packed.add(f"{name}.weight")
-        for leaf, item in _packed_weight(name, linear, precision).items():
+        for leaf, item in packed_weight(name, linear, precision).items():
             stored[f"{name}.{leaf}"] = item
             packed.add(f"{name}.{leaf}")
     rest = {name: Stored(tensor, dtype) for name, tensor in _tensors(model) if name not in packed}
@@ -75,7 +75,7 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
                 yield f"{prefix}.{name}" if prefix else name, buffer
 
 
-def _packed_weight(name: str, linear: Any, precision: str) -> dict[str, Stored]:
+def packed_weight(name: str, linear: Any, precision: str) -> dict[str, Stored]:
     """Return leaf name -> tensor of one Linear's weight.
 
     Raises:
