@@ -1,5 +1,4 @@
-"""Layout laws, over every architecture in the catalogue and the configs that move biases and
-heads.
+"""Layout laws, over every family of the catalogue and the configs that move biases and heads.
 
 The reference is always the real `transformers` model built from the same config.
 """
@@ -8,122 +7,162 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from families import BASE, FAMILIES, even, outputs, uneven
+from transformers import AutoConfig
+from transformers.pytorch_utils import Conv1D
 
 from qpruner_core.catalog import ARCHITECTURES
-from qpruner_core.domain.layout import ModelLayout
+from qpruner_core.domain.layout import BIASES_KEY, WIDTHS_KEY, UnitSlice
 from qpruner_core.domain.plan import PruningPlan
 from qpruner_core.errors import UnsupportedModelError
+from qpruner_core.inspection.folders import layout_of
 from qpruner_core.models.coupled import coupled_groups
 
-BASE = {
-    "vocab_size": 96,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-}
-DERIVED = ("num_key_value_heads", "head_dim")
-VARIANTS = {
-    "llama": {},
-    "llama tied": {"tie_word_embeddings": True},
-    "llama with biases": {"attention_bias": True, "mlp_bias": True},
-    "llama without grouping": {"num_key_value_heads": 4},
-    "llama with one KV head": {"num_key_value_heads": 1},
-    "mistral": {},
-    "mistral with narrow heads": {"head_dim": 4},
-    "mistral with a key it ignores": {"attention_bias": True},
-    "qwen2": {},
-    "qwen2 tied": {"tie_word_embeddings": True},
-    "qwen3": {"head_dim": 16},
-    "qwen3 with biases": {"head_dim": 16, "attention_bias": True},
-}
+DERIVED = ("num_key_value_heads", "head_dim", "tie_word_embeddings")
+"""Keys of which families have different defaults."""
+WIDE = {"num_attention_heads": 32, "hidden_size": 1024}
+"""Sizes that all those defaults fit, by the names that have them."""
+
+
+def stored(model: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    """Yield name and module of every Linear below a prefix."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear | Conv1D) and name.startswith(prefix):
+            yield name, module
+
+
+def by_axis(parts: tuple[UnitSlice, ...]) -> dict[tuple[str, int], list[UnitSlice]]:
+    """Return (tensor, axis) -> its slices by offset."""
+    found: dict[tuple[str, int], list[UnitSlice]] = {}
+    for part in sorted(parts, key=lambda part: part.offset):
+        found.setdefault((part.tensor, part.axis), []).append(part)
+    return found
 
 
 def test_every_architecture_in_the_catalogue_is_tried():
-    assert {name.split()[0] for name in VARIANTS} == set(ARCHITECTURES.names())
+    assert set(FAMILIES) == set(ARCHITECTURES.names())
 
 
-@pytest.fixture(params=VARIANTS, ids=lambda name: name.replace(" ", "-"))
-def case(request) -> tuple[dict[str, Any], PreTrainedModel, ModelLayout]:
-    name = request.param
-    family = name.split()[0]
-    config = AutoConfig.for_model(family, **{**BASE, **VARIANTS[name]})
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config)
-    return config.to_dict(), model, ARCHITECTURES.target(family).layout(config.to_dict())
+def test_every_family_has_a_summary_of_its_own():
+    summaries = [entry.summary for entry in ARCHITECTURES]
+    assert len(set(summaries)) == len(summaries)
 
 
-def test_the_layout_counts_the_parameters_of_the_model(case):
-    _, model, layout = case
+def test_an_unknown_family_is_refused_with_the_known_ones():
+    with pytest.raises(UnsupportedModelError) as refused:
+        layout_of({"model_type": "mamba", **BASE})
+    assert "'mamba'" in str(refused.value)
+    assert all(name in str(refused.value) for name in ARCHITECTURES.names())
+
+
+def test_the_class_is_the_one_that_transformers_picks(family, model):
+    assert ARCHITECTURES.target(family).class_name(family) == type(model).__name__
+
+
+def test_the_layout_counts_the_parameters_of_the_model(model, layout):
     assert layout.parameters == sum(p.numel() for p in model.parameters())
 
 
-def test_every_linear_has_the_shape_and_bias_of_the_model(case):
-    _, model, layout = case
+def test_the_layout_counts_the_parameters_of_every_layer(model, layout):
+    layers = model.get_submodule(layout.layer_prefix)
+    assert layout.layer_parameters == tuple(
+        sum(p.numel() for p in layer.parameters()) for layer in layers
+    )
+
+
+def test_every_linear_has_the_shape_and_bias_of_the_model(model, layout):
     found = {
-        name: (module.out_features, module.in_features, module.bias is not None)
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and name.startswith(layout.layer_prefix)
+        name: (tuple(module.weight.shape), module.bias is not None)
+        for name, module in stored(model, layout.layer_prefix)
     }
-    told = {x.name: (x.out_features, x.in_features, x.has_bias) for x in layout.linears}
-    assert told == found
-    assert [x.name for x in layout.linears] == list(found), "forward order"
+    told = {x.name: (x.weight_shape, x.has_bias) for x in layout.linears}
+    assert {name: told.get(name) for name in found} == found
+    assert set(told) == set(found)
 
 
-def test_slices_cover_their_axis_without_gap_or_overlap(case):
-    _, model, layout = case
+def test_linears_are_listed_in_forward_order(model, layout):
+    called = []
+    for linear in layout.linears:
+        model.get_submodule(linear.name).register_forward_hook(
+            lambda *_, name=linear.name: called.append(name)
+        )
+    model(input_ids=torch.arange(1, 25)[None])
+    at_all = [name for name in dict.fromkeys(called)]
+    assert [x.name for x in layout.linears if x.name in at_all] == at_all
+
+
+def test_slices_cover_their_axis_without_gap_or_overlap(model, layout):
     for group in layout.groups:
-        for part in group.slices:
-            extent = model.get_parameter(part.tensor).shape[part.axis]
-            assert (part.offset, group.n_units * part.unit_size) == (0, extent), part
+        for (tensor, axis), parts in by_axis(group.slices).items():
+            entries = [
+                range(part.offset, part.offset + group.n_units * part.unit_size) for part in parts
+            ]
+            covered = [entry for each in entries for entry in each]
+            assert covered == list(range(model.get_parameter(tensor).shape[axis])), tensor
 
 
-def test_every_bias_beside_a_sliced_weight_is_sliced_too(case):
-    _, model, layout = case
+def test_every_bias_beside_a_sliced_weight_is_sliced_too(model, layout):
     for group in layout.groups:
         sliced = {part.tensor for part in group.slices}
         for part in group.slices:
-            module = part.tensor.rpartition(".")[0]
-            has_bias = model.get_submodule(module).bias is not None
-            assert (f"{module}.bias" in sliced) == (has_bias and part.axis == 0), part
+            module, _, leaf = part.tensor.rpartition(".")
+            has_bias = getattr(model.get_submodule(module), "bias", None) is not None
+            if leaf == "weight" and has_bias:
+                assert (f"{module}.bias" in sliced) == (not part.is_input), part
 
 
-def test_a_unit_owns_as_many_parameters_as_its_views_hold(case):
-    _, model, layout = case
+def test_units_enter_the_residual_stream_through_inputs_alone(model, layout):
+    for group in layout.groups:
+        if not group.members:
+            ends = [part for part in group.slices if part.is_input]
+            assert len(ends) == 1, group.name
+            linear = next(x for x in layout.linears if ends[0].tensor == f"{x.name}.weight")
+            assert linear.out_features == layout.hidden_size
+
+
+def test_a_unit_owns_as_many_parameters_as_its_views_hold(model, layout):
     for group in coupled_groups(model, layout):
-        per_unit = sum(weight.shape[1] for weight in group.weights)
-        assert per_unit == group.layout.unit_parameters
+        if not group.layout.members:
+            per_unit = sum(weight.shape[1] for weight in group.weights)
+            assert per_unit == group.layout.unit_parameters
 
 
-def test_pruning_the_layout_equals_the_layout_of_the_pruned_config(case):
-    config, _, layout = case
-    kept = {"model.layers.0.mlp": 40, "model.layers.1.self_attn": 1, "model.layers.1.mlp": 8}
-    plan = PruningPlan(kept={name: tuple(range(n)) for name, n in kept.items()})
-    stated = ARCHITECTURES.target(layout.model_type).layout({**config, "qpruner_widths": kept})
-    assert layout.pruned(plan) == stated
+@pytest.mark.parametrize("make", [uneven, even])
+def test_pruning_the_layout_equals_the_layout_of_the_pruned_config(family, model, layout, make):
+    plan = make(layout)
+    pruned = layout.pruned(plan)
+    widths = {group.name: group.n_units for group in pruned.groups}
+    config = {**model.config.to_dict(), WIDTHS_KEY: widths}
+    assert ARCHITECTURES.target(family).layout(config) == pruned
 
 
-def test_removed_units_times_their_size_is_what_the_layout_loses(case):
-    _, _, layout = case
-    group = layout.groups[1]
-    left = layout.pruned(PruningPlan(kept={group.name: tuple(range(group.n_units - 5))}))
-    assert layout.parameters - left.parameters == 5 * group.unit_parameters
+def test_added_biases_are_those_of_the_config(family, model, layout):
+    pruned = layout.pruned(PruningPlan(kept={}, biases=tuple(outputs(layout))))
+    config = {**model.config.to_dict(), BIASES_KEY: list(pruned.added_biases)}
+    assert ARCHITECTURES.target(family).layout(config) == pruned
 
 
-def test_keys_that_a_config_leaves_out_get_the_family_default(case):
-    config, _, layout = case
-    sparse = {k: v for k, v in config.items() if k not in DERIVED}
-    sparse |= {"num_attention_heads": 32, "hidden_size": 1024}
+def test_removed_units_times_their_size_is_what_the_layout_loses(layout):
+    for group in layout.groups:
+        if group.n_units > 1:
+            kept = tuple(range(group.n_units - 1))
+            left = layout.pruned(PruningPlan(kept={group.name: kept}))
+            assert layout.parameters - left.parameters == group.unit_parameters, group.name
+
+
+def test_keys_that_a_config_leaves_out_get_the_family_default(family):
+    base = FAMILIES[family].base
+    values = {**base, **FAMILIES[family].config, **(WIDE if base is BASE else {})}
+    sparse = {"model_type": family} | {k: v for k, v in values.items() if k not in DERIVED}
     filled = AutoConfig.for_model(**sparse)
-    told = ARCHITECTURES.target(layout.model_type).layout(sparse)
-    head_dim = getattr(filled, "head_dim", None) or 1024 // 32
-    assert (told.n_kv_heads, told.head_dim) == (filled.num_key_value_heads, head_dim)
+    told = ARCHITECTURES.target(family).layout(sparse)
+    complete = ARCHITECTURES.target(family).layout(filled.to_dict())
+    assert told == complete
 
 
 @pytest.mark.parametrize(
@@ -132,7 +171,7 @@ def test_keys_that_a_config_leaves_out_get_the_family_default(case):
         ({"hidden_size": None}, "hidden_size as None"),
         ({"num_hidden_layers": 0}, "num_hidden_layers as 0"),
         ({"vocab_size": "many"}, "vocab_size as 'many'"),
-        ({"num_key_value_heads": 3}, "4 query heads and 3 KV heads"),
+        ({"num_key_value_heads": 3}, "8 query heads and 3 KV heads"),
         ({"qpruner_widths": {"model.layers.7.mlp": 4}}, "model.layers.7.mlp"),
         ({"qpruner_widths": {"model.layers.0.mlp": 0}}, "model.layers.0.mlp as 0"),
         ({"qpruner_widths": [4]}, "holds a list"),

@@ -1,97 +1,56 @@
-"""Laws of surgery, in float64, for every architecture of the catalogue."""
+"""Laws of surgery, in float64, for every family of the catalogue and its variants."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from families import IDS, even, logits, outputs, reopen, save, uneven
 
 from qpruner_core.catalog import ARCHITECTURES
-from qpruner_core.domain.layout import ModelLayout
+from qpruner_core.domain.layout import WIDTHS_KEY, ModelLayout, opens_plainly
 from qpruner_core.domain.plan import PruningPlan
 from qpruner_core.domain.spec import PruningSpec
 from qpruner_core.errors import BadInputError, IncompatibleShapeError
 from qpruner_core.pruning.selection import select
 from qpruner_core.pruning.surgery import prune_
 
-UNEVEN = PruningPlan(
-    kept={
-        "model.layers.0.self_attn": (1, 2, 3),
-        "model.layers.1.self_attn": (2,),
-        "model.layers.0.mlp": tuple(range(1, 64, 3)),
-        "model.layers.1.mlp": tuple(range(40)),
-    }
-)
-EVEN = PruningPlan(
-    kept={
-        "model.layers.0.self_attn": (0, 3),
-        "model.layers.1.self_attn": (1, 2),
-        "model.layers.0.mlp": tuple(range(0, 64, 2)),
-        "model.layers.1.mlp": tuple(range(32)),
-    },
-    shape="uniform",
-)
-PLANS = pytest.mark.parametrize("plan", [UNEVEN, EVEN], ids=["uneven", "even"])
-IDS = torch.tensor([[3, 14, 15, 9, 2, 6, 5, 35], [8, 9, 7, 9, 3, 2, 3, 8]])
-
-
-@pytest.fixture(params=ARCHITECTURES.names())
-def family(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
-@pytest.fixture
-def model(family: str) -> Any:
-    extra = {"attention_bias": True, "mlp_bias": True} if family == "llama" else {}
-    config = AutoConfig.for_model(
-        family,
-        vocab_size=48,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        head_dim=8,
-        max_position_embeddings=64,
-        initializer_range=0.3,
-        bos_token_id=0,
-        eos_token_id=None,
-        pad_token_id=0,
-        **extra,
-    )
-    torch.manual_seed(0)
-    built = AutoModelForCausalLM.from_config(config).double().eval()
-    with torch.no_grad():
-        for name, parameter in built.named_parameters():
-            if name.endswith("bias"):
-                parameter.normal_()
-    return built
-
-
-@pytest.fixture
-def layout(family: str, model: Any) -> ModelLayout:
-    return ARCHITECTURES.target(family).layout(model.config.to_dict())
-
-
-def logits(model: Any, ids: torch.Tensor = IDS) -> torch.Tensor:
-    with torch.no_grad():
-        return model(input_ids=ids, use_cache=False).logits
+PLANS = pytest.mark.parametrize("make", [uneven, even])
+Plan = Callable[[ModelLayout], PruningPlan]
 
 
 def zero_removed_(model: Any, layout: ModelLayout, plan: PruningPlan) -> None:
-    """Silence the removed units where they enter the residual stream: the columns of the output
-    projections."""
+    """Silence the removed units where they enter the residual stream."""
     for name, kept in plan.kept.items():
         group = layout.group(name)
-        (output,) = (part for part in group.slices if part.axis == 1)
-        gone = np.setdiff1d(np.arange(group.n_units), kept)
-        with torch.no_grad():
-            weight = model.get_parameter(output.tensor)
-            weight.view(weight.shape[0], group.n_units, output.unit_size)[:, gone] = 0.0
+        gone = torch.from_numpy(np.setdiff1d(np.arange(group.n_units), kept))
+        for part in (part for part in group.slices if part.is_input):
+            entries = part.offset + gone[:, None] * part.unit_size + torch.arange(part.unit_size)
+            with torch.no_grad():
+                model.get_parameter(part.tensor).index_fill_(part.axis, entries.flatten(), 0.0)
+
+
+def silent(plan: PruningPlan, layout: ModelLayout) -> PruningPlan:
+    """Return the part of a plan whose units fall silent when their inputs are zero.
+
+    Whole experts do not: without the router's rows the others share their part.
+    """
+    kept = {
+        name: units
+        for name, units in plan.kept.items()
+        if any(part.is_input for part in layout.group(name).slices)
+    }
+    return PruningPlan(kept=kept, shape=plan.shape, dropped_layers=plan.dropped_layers)
+
+
+def count(model: Any) -> int:
+    """Return the number of parameters, tied ones once."""
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def test_ratio_zero_changes_nothing(model, layout):
@@ -100,12 +59,14 @@ def test_ratio_zero_changes_nothing(model, layout):
     kept = prune_(model, layout, select(layout, None, PruningSpec(ratio=0.0)).plan)
     assert kept == layout
     assert model.config.to_dict() == config
+    assert list(model.state_dict()) == list(before)
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name])
 
 
 @PLANS
-def test_removing_units_is_zeroing_them(model, layout, plan):
+def test_removing_units_is_zeroing_them(model, layout, make):
+    plan = silent(make(layout), layout)
     zeroed = copy.deepcopy(model)
     zero_removed_(zeroed, layout, plan)
     expected = logits(zeroed)
@@ -115,118 +76,231 @@ def test_removing_units_is_zeroing_them(model, layout, plan):
 
 
 @PLANS
-def test_parameters_are_counted_as_planned_and_every_linear_knows_its_shape(model, layout, plan):
+def test_parameters_are_counted_as_planned_and_every_linear_knows_its_shape(model, layout, make):
+    plan = make(layout)
     pruned = prune_(model, layout, plan)
     assert pruned == layout.pruned(plan)
-    assert sum(parameter.numel() for parameter in model.parameters()) == pruned.parameters
+    assert count(model) == pruned.parameters
     for linear in pruned.linears:
         module = model.get_submodule(linear.name)
-        assert module.weight.shape == (linear.out_features, linear.in_features)
-        assert (module.out_features, module.in_features) == module.weight.shape
+        assert module.weight.shape == linear.weight_shape
+        assert (module.bias is not None) == linear.has_bias
+        stated = (module.nf, module.nx) if linear.transposed else shape(module)
+        assert stated == (linear.out_features, linear.in_features)
         assert module.weight.is_contiguous()
 
 
+def shape(linear: Any) -> tuple[int, int]:
+    """Return what a Linear says of itself."""
+    return linear.out_features, linear.in_features
+
+
 @PLANS
-def test_generation_with_the_cache_agrees_with_the_full_forward(model, layout, plan):
-    prune_(model, layout, plan)
+def test_generation_with_the_cache_agrees_with_the_full_forward(model, layout, make):
+    prune_(model, layout, make(layout))
+    agrees_with_its_cache(model)
+
+
+def agrees_with_its_cache(model: Any, n_tokens: int = 6) -> None:
+    """Assert that greedy generation says the same with either cache as without."""
     ids = IDS[:1]
-    for _ in range(6):
+    for _ in range(n_tokens):
         ids = torch.cat([ids, logits(model, ids)[:, -1:].argmax(-1)], dim=1)
     for cache in ("dynamic", "static"):
         out = model.generate(
             IDS[:1],
             attention_mask=torch.ones_like(IDS[:1]),
-            max_new_tokens=6,
+            max_new_tokens=n_tokens,
             do_sample=False,
             cache_implementation=None if cache == "dynamic" else cache,
             disable_compile=True,
         )
-        assert torch.equal(out, ids)
+        assert torch.equal(out, ids), cache
 
 
 @PLANS
-def test_the_config_describes_the_pruned_model(family, model, layout, plan):
-    pruned = prune_(model, layout, plan)
+def test_the_config_describes_the_pruned_model(family, model, layout, make):
+    pruned = prune_(model, layout, make(layout))
     described = ARCHITECTURES.target(family).layout(model.config.to_dict())
     assert described.groups == pruned.groups
     assert described.linears == pruned.linears
-    assert hasattr(model.config, "qpruner_widths") == (plan is UNEVEN)
+    assert described.parameters == pruned.parameters
+    assert hasattr(model.config, WIDTHS_KEY) == (not opens_plainly(pruned))
 
 
-def test_even_widths_open_with_the_plain_class(model, layout, tmp_path):
-    prune_(model, layout, EVEN)
-    model.save_pretrained(tmp_path)
-    again = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64).eval()
-    assert torch.equal(logits(again), logits(model))
-
-
-def test_heads_that_the_stock_config_refuses_are_listed_instead(family, model, layout):
-    three = PruningPlan(kept={f"model.layers.{i}.self_attn": (0, 1, 2) for i in range(2)})
-    prune_(model, layout, three)
-    # Six query heads do not divide a hidden size of 32, which a stock Llama config refuses.
-    assert hasattr(model.config, "qpruner_widths") == (family == "llama")
+# Opening what was saved -----------------------------------------------------------------------
 
 
 @PLANS
-def test_pruning_twice_is_pruning_once(model, layout, plan):
-    first = PruningPlan(kept={"model.layers.1.mlp": tuple(range(60))})
+@pytest.mark.usefixtures("code_cache")
+def test_any_widths_open_with_the_code_beside_them(family, model, layout, make, tmp_path):
+    pruned = prune_(model, layout, make(layout))
+    folder = save(model, pruned, tmp_path / "saved", remote_code=True)
+    again = reopen(folder, family, remote_code=True)
+    torch.testing.assert_close(logits(again), logits(model), rtol=0.0, atol=1e-12)
+    assert count(again) == pruned.parameters
+    agrees_with_its_cache(again)
+
+
+def test_even_widths_open_with_the_plain_class(family, model, layout, tmp_path):
+    plan = even(layout, layout.plain_kinds)
+    pruned = prune_(model, layout, plan)
+    assert opens_plainly(pruned)
+    folder = save(model, pruned, tmp_path / "saved", remote_code=False)
+    again = reopen(folder, family, remote_code=False)
+    torch.testing.assert_close(logits(again), logits(model), rtol=0.0, atol=1e-12)
+    assert not type(again).__name__.startswith("QPruner")
+    assert count(again) == pruned.parameters
+
+
+def test_a_live_model_of_even_widths_saves_itself(family, model, layout, tmp_path):
+    pruned = prune_(model, layout, even(layout, layout.plain_kinds))
+    model.save_pretrained(tmp_path / "saved")
+    again = reopen(tmp_path / "saved", family, remote_code=False)
+    torch.testing.assert_close(logits(again), logits(model), rtol=0.0, atol=1e-12)
+    assert count(again) == pruned.parameters
+
+
+def test_a_kind_that_the_stock_config_cannot_say_needs_the_code(layout):
+    kinds = {group.kind for group in layout.groups}
+    for kind in kinds:
+        plan = even(layout, (kind,))
+        plain = kind in layout.plain_kinds or not plan.kept
+        assert opens_plainly(layout.pruned(plan)) == plain, kind
+
+
+def test_uneven_widths_never_open_plainly(layout):
+    assert not opens_plainly(layout.pruned(uneven(layout)))
+
+
+def test_heads_that_the_stock_config_refuses_are_listed_instead(model, layout):
+    heads = [group for group in layout.groups if group.kind == "kv_heads" and group.n_units == 4]
+    plan = PruningPlan(kept={group.name: (0, 1, 2) for group in heads})
+    if not heads:
+        assert plan.is_identity
+        return
+    prune_(model, layout, plan)
+    # Six query heads do not divide a hidden size of 32, which some stock configs refuse.
+    refused = layout.heads_divide_hidden or "kv_heads" not in layout.plain_kinds
+    assert hasattr(model.config, WIDTHS_KEY) == refused
+
+
+@pytest.mark.usefixtures("code_cache")
+def test_tied_embeddings_stay_tied(family, model, layout, tmp_path):
+    def tied(which: Any) -> bool:
+        same: bool = which.get_output_embeddings().weight is which.get_input_embeddings().weight
+        return same
+
+    before = tied(model)
+    pruned = prune_(model, layout, uneven(layout))
+    assert tied(model) == before == bool(model.config.tie_word_embeddings)
+    folder = save(model, pruned, tmp_path / "saved", remote_code=True)
+    assert tied(reopen(folder, family, remote_code=True)) == before
+
+
+# Pruning again, and what stays as it was ------------------------------------------------------
+
+
+@PLANS
+def test_pruning_twice_is_pruning_once(model, layout, make):
+    last = layout.groups[-1]
+    first = PruningPlan(kept={last.name: tuple(range(last.n_units - 1))})
     once = copy.deepcopy(model)
-    pruned = prune_(model, prune_(model, layout, first), plan)
+    half = prune_(model, layout, first)
+    plan = make(half)
+    kept = {name: units for name, units in plan.kept.items() if name != last.name}
+    kept[last.name] = tuple(range(max(1, last.n_units // 2)))
+    plan = PruningPlan(kept=kept, shape=plan.shape)
+    pruned = prune_(model, half, plan)
     assert pruned == prune_(once, layout, plan)
     assert torch.equal(logits(model), logits(once))
     assert model.config.to_dict() == once.config.to_dict()
 
 
 def test_a_pruned_model_still_trains_where_it_did_before(model, layout):
+    name = f"{layout.linears[-2].name}.weight"
     model.requires_grad_(requires_grad=False)
-    model.get_parameter("model.layers.0.mlp.up_proj.weight").requires_grad_()
-    prune_(model, layout, UNEVEN)
+    model.get_parameter(name).requires_grad_()
+    prune_(model, layout, uneven(layout))
     model(input_ids=IDS, labels=IDS).loss.backward()
     trained = [name for name, p in model.named_parameters() if p.grad is not None]
-    assert trained == ["model.layers.0.mlp.up_proj.weight"]
+    assert trained == [name]
 
 
 def test_a_plan_for_another_model_is_refused_before_anything_changes(model, layout):
     before = logits(model)
-    for wrong in ({"model.layers.7.mlp": (0,)}, {"model.layers.0.self_attn": (0, 4)}):
-        plan = PruningPlan(kept={**wrong, "model.layers.1.mlp": (0, 1)})
+    first = layout.groups[0]
+    for wrong in ({"model.layers.7.mlp": (0,)}, {first.name: (0, first.n_units)}):
+        plan = PruningPlan(kept={**wrong, layout.groups[-1].name: (0,)})
         with pytest.raises(BadInputError, match="another model"):
             prune_(model, layout, plan)
     assert torch.equal(logits(model), before)
 
 
 def test_a_model_that_is_not_its_layout_is_refused_before_anything_changes(model, layout):
-    model.model.layers[1].mlp.up_proj = torch.nn.Identity()
-    with pytest.raises(IncompatibleShapeError, match="up_proj"):
-        prune_(model, layout, UNEVEN)
-    assert model.model.layers[0].mlp.up_proj.weight.shape == (64, 32)
+    last = layout.linears[-1]
+    parent, _, leaf = last.name.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, torch.nn.Identity())
+    with pytest.raises(IncompatibleShapeError, match=last.name):
+        prune_(model, layout, uneven(layout))
+    first = layout.linears[0]
+    assert model.get_submodule(first.name).weight.shape == first.weight_shape
 
 
-def test_dropped_layers_leave_whole_and_the_others_move_up(family, model, layout):
-    thin = {"model.layers.1.mlp": tuple(range(40)), "model.layers.1.self_attn": (1, 3)}
-    both = PruningPlan(kept=thin, dropped_layers=(0,))
+# Depth ----------------------------------------------------------------------------------------
+
+
+def skip_(model: Any, layout: ModelLayout, layer: int) -> None:
+    """Let a layer hand on what it is given."""
+
+    def hand_on(hidden_states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        return hidden_states
+
+    model.get_submodule(f"{layout.layer_prefix}.{layer}").forward = hand_on
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_dropped_layers_leave_whole_and_the_others_move_up(family, model, layout, layer):
+    thin = {k: v for k, v in silent(uneven(layout), layout).kept.items()}
+    thin = {name: kept for name, kept in thin.items() if layout.group(name).layer != layer}
     expected = copy.deepcopy(model)
-    expected.model.layers[0].forward = lambda hidden_states, **_: hidden_states
+    skip_(expected, layout, layer)
     zero_removed_(expected, layout, PruningPlan(kept=thin))
-    pruned = prune_(model, layout, both)
+    pruned = prune_(model, layout, PruningPlan(kept=thin, dropped_layers=(layer,)))
     torch.testing.assert_close(logits(model), logits(expected), rtol=0.0, atol=1e-10)
-    assert (pruned.n_layers, model.config.num_hidden_layers) == (1, 1)
-    assert {group.name for group in pruned.groups} == {
-        "model.layers.0.self_attn",
-        "model.layers.0.mlp",
-    }
-    assert sum(parameter.numel() for parameter in model.parameters()) == pruned.parameters
+    assert len(model.get_submodule(layout.layer_prefix)) == pruned.n_layers == 1
+    assert all(group.name.startswith(f"{layout.layer_prefix}.0.") for group in pruned.groups)
+    assert count(model) == pruned.parameters
     assert ARCHITECTURES.target(family).layout(model.config.to_dict()).groups == pruned.groups
+    agrees_with_its_cache(model)
 
 
-def test_an_added_bias_shifts_the_output_of_its_projection(model, layout):
-    name = "model.layers.0.mlp.down_proj"
+@pytest.mark.parametrize("layer", [0, 1])
+def test_a_model_without_a_layer_opens_with_the_plain_class(
+    family, model, layout, layer, tmp_path
+):
+    pruned = prune_(model, layout, PruningPlan(kept={}, dropped_layers=(layer,)))
+    folder = save(model, pruned, tmp_path / "saved", remote_code=False)
+    again = reopen(folder, family, remote_code=False)
+    torch.testing.assert_close(logits(again), logits(model), rtol=0.0, atol=1e-12)
+
+
+# Biases ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("code_cache")
+def test_an_added_bias_shifts_the_output_of_its_projection(family, model, layout, tmp_path: Path):
+    name = outputs(layout)[-1]
     shift = torch.linspace(-1.0, 1.0, layout.hidden_size, dtype=torch.float64)
     seen = {}
     model.get_submodule(name).register_forward_hook(lambda *given: seen.update(now=given[2]))
-    logits(model)
+    whole = logits(model)
     before = seen["now"]
     pruned = prune_(model, layout, PruningPlan(kept={}, biases=(name,)), {name: shift})
-    logits(model)
+    shifted = logits(model)
     torch.testing.assert_close(seen["now"] - before, shift.expand_as(before))
-    assert sum(parameter.numel() for parameter in model.parameters()) == pruned.parameters
+    assert (shifted - whole).abs().max() > 1e-3
+    assert count(model) == pruned.parameters
+    folder = save(model, pruned, tmp_path / "saved", remote_code=True)
+    again = reopen(folder, family, remote_code=True)
+    torch.testing.assert_close(logits(again), shifted, rtol=0.0, atol=1e-12)

@@ -1,0 +1,55 @@
+"""Fixtures that go over every family and variant; the table is `families.py`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from families import CASES, build
+
+from qpruner_core.catalog import ARCHITECTURES
+from qpruner_core.domain.layout import ModelLayout
+
+
+@pytest.fixture(params=CASES, ids=lambda name: name.replace(" ", "-"))
+def case(request: pytest.FixtureRequest) -> str:
+    """The name of a family's variant."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def family(case: str) -> str:
+    """Its ``model_type``."""
+    return CASES[case][0]
+
+
+@pytest.fixture
+def model(case: str) -> Any:
+    """A random model of the variant in float64, in eval mode; the same weights every time."""
+    return build(case)
+
+
+@pytest.fixture
+def layout(family: str, model: Any) -> ModelLayout:
+    """The layout of that model, from its config."""
+    return ARCHITECTURES.target(family).layout(model.config.to_dict())
+
+
+@pytest.fixture
+def code_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Keep the code that transformers copies out of a checkpoint in the test's own folder."""
+    cache = str(tmp_path / "modules")
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", cache)
+    monkeypatch.syspath_prepend(cache)
+    _forget_copied_code()
+    yield
+    _forget_copied_code()
+
+
+def _forget_copied_code() -> None:
+    for name in [name for name in sys.modules if name.startswith("transformers_modules")]:
+        del sys.modules[name]
