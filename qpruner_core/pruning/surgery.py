@@ -157,7 +157,8 @@ def _add_bias_(module: Any, values: torch.Tensor | None) -> None:
         zeros = torch.zeros(module.out_features, dtype=weight.dtype, device=weight.device)
         module.bias = nn.Parameter(zeros, requires_grad=weight.requires_grad)
     if values is not None:
-        module.bias.copy_(module.bias.float() + values.to(weight.device).float())
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        module.bias.copy_(module.bias.to(wide) + values.to(weight.device, wide))
 
 
 def _drop_modules_(model: nn.Module, layout: ModelLayout, plan: PruningPlan) -> None:
