@@ -46,6 +46,8 @@ class TensorHeader:
     """Extent of every axis; empty for a scalar."""
     file: str
     """Name of the file inside the model's folder."""
+    begin: int = 0
+    """First byte of the tensor, counted from the end of the file's header."""
 
     @property
     def n_values(self) -> int:
@@ -109,7 +111,7 @@ def _tensor(name: str, entry: Any, path: Path) -> tuple[TensorHeader, int]:
         raise _damaged(path, f"stores {name!r} as {dtype!r}, which is no known dtype,")
     if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
         raise _damaged(path, f"describes {name!r} with numbers that are not counts")
-    header = TensorHeader(name=name, dtype=dtype, shape=shape, file=path.name)
+    header = TensorHeader(name=name, dtype=dtype, shape=shape, file=path.name, begin=begin)
     if end - begin != header.size_bytes:
         raise _damaged(
             path,
