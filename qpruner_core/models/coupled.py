@@ -5,7 +5,7 @@ Criteria see matrices `(n_units, weights_per_unit)` and never ask what kind of b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +24,18 @@ def units_first(tensor: torch.Tensor, part: UnitSlice, n_units: int) -> torch.Te
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Piece:
+    """What some units of a group own of one tensor."""
+
+    units: slice
+    """Units that own the rows: all of the group, or the one expert whose tensor it is."""
+    weights: torch.Tensor
+    """Units first, ``(units, weights_per_unit)``, in the model's dtype, without history."""
+    gradients: torch.Tensor
+    """Shaped like the weights; zeros where no backward pass reached the tensor."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class CoupledGroup:
     """One coupled group of a model in memory. Matrices are made when asked for and hold no memory
     afterwards.
@@ -33,6 +45,8 @@ class CoupledGroup:
     """Which entries of which tensors the units own."""
     views: tuple[nn.Parameter, ...]
     """The parameters themselves, one per slice of the layout."""
+    members: tuple[Mapping[str, nn.Parameter], ...] = ()
+    """For units that are whole modules: full name -> parameter of every unit's module."""
 
     @property
     def name(self) -> str:
@@ -46,7 +60,7 @@ class CoupledGroup:
 
     @property
     def kind(self) -> str:
-        """``"kv_heads"`` or ``"mlp_channels"``."""
+        """A key of `layout.KINDS`."""
         return self.layout.kind
 
     @property
@@ -58,6 +72,31 @@ class CoupledGroup:
     def device(self) -> torch.device:
         """Where the parameters lie."""
         return self.views[0].device
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """Every tensor that units own a part of, once."""
+        owned = [parameter for member in self.members for parameter in member.values()]
+        return list({id(parameter): parameter for parameter in (*self.views, *owned)}.values())
+
+    def pieces(self) -> Iterator[Piece]:
+        """Yield everything that leaves with units, tensor by tensor; a fused tensor comes once
+        for each projection in it.
+        """
+        everyone = slice(0, self.n_units)
+        for parameter, part in zip(self.views, self.layout.slices, strict=True):
+            yield Piece(
+                units=everyone,
+                weights=units_first(parameter.detach(), part, self.n_units),
+                gradients=units_first(_gradient(parameter), part, self.n_units),
+            )
+        for unit, member in enumerate(self.members):
+            for parameter in member.values():
+                yield Piece(
+                    units=slice(unit, unit + 1),
+                    weights=parameter.detach().reshape(1, -1),
+                    gradients=_gradient(parameter).reshape(1, -1),
+                )
 
     @property
     def weights(self) -> list[torch.Tensor]:
@@ -91,7 +130,23 @@ def coupled_groups(model: nn.Module, layout: ModelLayout) -> list[CoupledGroup]:
     """Return the coupled groups of a model in the order of its layout: by layer, attention before
     MLP.
     """
-    return [
-        CoupledGroup(group, tuple(model.get_parameter(part.tensor) for part in group.slices))
-        for group in layout.groups
-    ]
+    return [coupled_group(model, group) for group in layout.groups]
+
+
+def coupled_group(model: nn.Module, group: GroupLayout) -> CoupledGroup:
+    """Return one coupled group of a model."""
+    return CoupledGroup(
+        layout=group,
+        views=tuple(model.get_parameter(part.tensor) for part in group.slices),
+        members=tuple(
+            {f"{name}.{leaf}": p for leaf, p in model.get_submodule(name).named_parameters()}
+            for name in group.members
+        ),
+    )
+
+
+def _gradient(parameter: nn.Parameter) -> torch.Tensor:
+    """Return the gradient of a parameter; zeros that take no memory where there is none."""
+    if parameter.grad is not None:
+        return parameter.grad
+    return torch.zeros((), dtype=parameter.dtype, device=parameter.device).expand_as(parameter)

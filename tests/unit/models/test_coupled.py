@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
-from qpruner_core.domain.layout import UnitSlice
-from qpruner_core.models.coupled import coupled_groups, units_first
+from qpruner_core.domain.layout import GroupLayout, UnitSlice
+from qpruner_core.models.coupled import coupled_group, coupled_groups, units_first
 
 
 def test_groups_come_in_layout_order(tiny_model, tiny_layout):
@@ -60,3 +61,35 @@ def test_weights_carry_no_history(tiny_model, tiny_layout):
     assert not any(
         w.requires_grad for g in coupled_groups(tiny_model, tiny_layout) for w in g.weights
     )
+
+
+def test_pieces_are_all_that_leaves_with_a_unit(tiny_model, tiny_layout):
+    for group in coupled_groups(tiny_model, tiny_layout):
+        pieces = list(group.pieces())
+        for piece, weight in zip(pieces, group.weights, strict=True):
+            assert piece.units == slice(0, group.n_units)
+            assert torch.equal(piece.weights, weight)
+            assert not piece.gradients.any()
+            assert piece.gradients.shape == weight.shape
+        assert sum(p.weights.shape[1] for p in pieces) == group.layout.unit_parameters
+
+
+def test_whole_modules_own_every_tensor_below_them():
+    model = nn.ModuleDict({"router": nn.Linear(3, 2, bias=False)})
+    model["experts"] = nn.ModuleList([nn.Linear(3, 4), nn.Linear(3, 5)])
+    layout = GroupLayout(
+        name="experts",
+        layer=0,
+        kind="experts",
+        n_units=2,
+        unit_parameters=21,
+        slices=(UnitSlice(tensor="router.weight", axis=0, unit_size=1),),
+        members=("experts.0", "experts.1"),
+    )
+    group = coupled_group(model, layout)
+    model["experts"][1](torch.ones(1, 3)).sum().backward()
+    owned = [(piece.units.start, piece.weights.numel()) for piece in group.pieces()]
+    assert owned == [(0, 6), (0, 12), (0, 4), (1, 15), (1, 5)]
+    assert [bool(piece.gradients.any()) for piece in group.pieces()] == [False] * 3 + [True] * 2
+    assert len(group.parameters) == 5
+    assert list(group.members[1]) == ["experts.1.weight", "experts.1.bias"]
