@@ -95,6 +95,27 @@ ARCHITECTURES: Registry[Architecture] = Registry(
             ("qwen3", "Qwen3"),
         )
     ),
+    Entry(
+        name="gpt_neox",
+        title="GPT-NeoX",
+        summary="GPT-NeoX and Pythia decoder: rotary positions on a part of every head, fused "
+        "query, key and value, attention and MLP side by side.",
+        target="qpruner_core.models.architectures.gpt_neox:FAMILY",
+    ),
+    Entry(
+        name="opt",
+        title="OPT",
+        summary="OPT decoder: learned positions, biases everywhere, an MLP without a gate; "
+        "OPT-350m with its narrow embedding and later norms included.",
+        target="qpruner_core.models.architectures.opt:FAMILY",
+    ),
+    Entry(
+        name="gpt2",
+        title="GPT-2",
+        summary="GPT-2 decoder: learned positions, fused query, key and value, an MLP without a "
+        "gate, weights stored with inputs first.",
+        target="qpruner_core.models.architectures.gpt2:FAMILY",
+    ),
 )
 """Chosen by exact ``config.model_type``; a target is an `Architecture`, which imports no torch."""
 

@@ -138,10 +138,7 @@ FAMILIES: Mapping[str, Family] = {
         variants={
             "plain": {},
             "with its own MLP width": {"n_inner": None},
-            "untied, scaled by layer": {
-                "tie_word_embeddings": False,
-                "scale_attn_by_inverse_layer_idx": True,
-            },
+            "untied": {"tie_word_embeddings": False},
         },
     ),
 }
