@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     import torch
     from torch import nn
+    from transformers.pytorch_utils import Conv1D
 
 
 class Precision(Protocol):
@@ -30,18 +31,20 @@ class Precision(Protocol):
             weight: ``(out_features, in_features)``, a floating dtype, finite.
 
         Returns:
-            A new tensor of the same shape, dtype and device.
+            A new tensor of the same shape, dtype and device. It lies in memory by rows, but for
+            bf16, which keeps the order it finds; see `orientation`.
 
         Raises:
             IncompatibleShapeError: The format cannot carry that width.
         """
         ...
 
-    def pack(self, linear: nn.Linear, compute_dtype: torch.dtype) -> nn.Module:
-        """Return a packed module that stands in for a Linear; the Linear is left as it is.
+    def pack(self, linear: nn.Linear | Conv1D, compute_dtype: torch.dtype) -> nn.Module:
+        """Return a packed module that stands in for a Linear or Conv1D, which is left as it is.
 
         In float32 on the CPU its forward equals ``F.linear(x, fake_quantize(weight), bias)`` bit
-        for bit. The packed weight and the bias take no gradient, the input does.
+        for bit, and that of a Conv1D whose weight is its `orientation.candidate`. The packed
+        weight and the bias take no gradient, the input does.
 
         Raises:
             IncompatibleShapeError: The format cannot carry that width.

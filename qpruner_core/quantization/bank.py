@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from qpruner_core.catalog import PRECISIONS, precision_formats
 from qpruner_core.domain.footprint import BYTES_16_BIT
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.errors import BadInputError
+from qpruner_core.quantization.orientation import candidate
 from qpruner_core.quantization.packed_sizes import PackedSizes
 from qpruner_core.quantization.shapes import check_shapes
 
@@ -44,15 +46,18 @@ class Slot(Protocol):
 class DenseSlot:
     """Candidates as dense weights; showing one exchanges the tensor behind the parameter."""
 
-    def __init__(self, linear: nn.Linear, precisions: tuple[str, ...], sizes: PackedSizes) -> None:
+    def __init__(
+        self, linear: nn.Linear | Conv1D, precisions: tuple[str, ...], sizes: PackedSizes
+    ) -> None:
         self._bytes = {name: sizes.count(linear, name) for name in precisions}
         self._parameter = linear.weight
         found = linear.weight.data
         self._candidates: dict[str | None, torch.Tensor] = {None: found}
         for name in precisions:
-            dense = PRECISIONS.target(name).fake_quantize(found)
+            dense = candidate(linear, name)
             # bf16 of a model that ships in bf16 is the weight itself: no second copy.
-            self._candidates[name] = found if torch.equal(dense, found) else dense
+            is_found = dense.stride() == found.stride() and torch.equal(dense, found)
+            self._candidates[name] = found if is_found else dense
 
     def show(self, precision: str | None) -> None:
         """Let the model compute with that candidate (see `Slot.show`)."""

@@ -7,6 +7,7 @@ from typing import cast
 import torch
 from torch import nn
 from torch.nn import functional
+from transformers.pytorch_utils import Conv1D
 
 from qpruner_core.quantization.packed_linear import PackedLinear, copy_bias_, tensor_bytes
 
@@ -31,15 +32,42 @@ class Bf16Linear(PackedLinear):
         return functional.linear(x, weight, self.compute_bias()).to(input.dtype)
 
 
+class Bf16Conv1D(Conv1D):
+    """A Conv1D whose weight ``(in, out)`` lies in bfloat16; computes as the stock module does.
+
+    Being a Conv1D lets PEFT wrap it. Weight and bias take no gradient, the input does.
+    """
+
+    def __init__(self, conv: Conv1D, compute_dtype: torch.dtype) -> None:
+        """Round the weight of a Conv1D, which is left as it is."""
+        nn.Module.__init__(self)  # the stock constructor draws random weights
+        self.nx, self.nf = conv.weight.shape
+        self.compute_dtype = compute_dtype
+        weight = conv.weight.detach().to(torch.bfloat16, copy=True)
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        copy_bias_(self, conv, compute_dtype)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Return ``(..., out)`` in the input's dtype, computed in ``compute_dtype``."""
+        rows = input.to(self.compute_dtype).reshape(-1, self.nx)
+        bias, weight = self.bias.to(self.compute_dtype), self.weight.to(self.compute_dtype)
+        out = torch.addmm(bias, rows, weight)
+        return out.view(*input.shape[:-1], self.nf).to(input.dtype)
+
+
 class Bf16:
     """Rounding to the nearest bfloat16."""
 
     def fake_quantize(self, weight: torch.Tensor) -> torch.Tensor:
-        """Return the rounded weight in the weight's dtype (see `Precision.fake_quantize`)."""
+        """Return the rounded weight in the weight's dtype and memory order (see
+        `Precision.fake_quantize`).
+        """
         return weight.detach().to(torch.bfloat16, copy=True).to(weight.dtype)
 
-    def pack(self, linear: nn.Linear, compute_dtype: torch.dtype) -> nn.Module:
-        """Return a `Bf16Linear` (see `Precision.pack`)."""
+    def pack(self, linear: nn.Linear | Conv1D, compute_dtype: torch.dtype) -> nn.Module:
+        """Return a `Bf16Linear` or `Bf16Conv1D` (see `Precision.pack`)."""
+        if isinstance(linear, Conv1D):
+            return Bf16Conv1D(linear, compute_dtype).train(linear.training)
         module = Bf16Linear(
             linear.in_features, linear.out_features, False, compute_dtype, device="meta"
         )

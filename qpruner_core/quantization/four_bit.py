@@ -25,8 +25,10 @@ import torch
 from bitsandbytes import functional as bnb
 from bitsandbytes.nn.modules import Linear4bit, Params4bit
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from qpruner_core.errors import IncompatibleShapeError
+from qpruner_core.quantization.orientation import as_linear
 from qpruner_core.quantization.packed_linear import copy_bias_, tensor_bytes
 
 BLOCK_SIZE = 64
@@ -52,8 +54,9 @@ class FourBit:
         packed, state = self._quantize(weight)
         return bnb.dequantize_4bit(packed, state).to(weight.dtype)
 
-    def pack(self, linear: nn.Linear, compute_dtype: torch.dtype) -> nn.Module:
+    def pack(self, linear: nn.Linear | Conv1D, compute_dtype: torch.dtype) -> nn.Module:
         """Return a bitsandbytes ``Linear4bit`` (see `Precision.pack`)."""
+        linear = as_linear(linear)
         packed, state = self._quantize(linear.weight)
         module: Any = Linear4bit(  # type: ignore[no-untyped-call]
             linear.in_features,

@@ -19,7 +19,9 @@ from typing import Any, cast
 import torch
 from torch import nn
 from torch.nn import functional
+from transformers.pytorch_utils import Conv1D
 
+from qpruner_core.quantization.orientation import as_linear
 from qpruner_core.quantization.packed_linear import PackedLinear, copy_bias_, tensor_bytes
 
 LEVELS = 127
@@ -27,7 +29,7 @@ LEVELS = 127
 
 def quantize_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the integers ``(out, in)`` int8 and the row scales ``SCB`` ``(out,)`` float32."""
-    wide = weight.detach().to(torch.float32)
+    wide = weight.detach().to(torch.float32).contiguous()
     scb = wide.abs().amax(dim=1)
     factor = torch.where(scb > 0, LEVELS / scb, torch.zeros_like(scb))  # rows of zeros stay zero
     levels = torch.round(wide * factor[:, None]).clamp_(-LEVELS, LEVELS)
@@ -112,8 +114,9 @@ class Int8:
         """Return the dequantised weight in the weight's dtype (see `Precision.fake_quantize`)."""
         return dequantize_rows(*quantize_rows(weight), weight.dtype)
 
-    def pack(self, linear: nn.Linear, compute_dtype: torch.dtype) -> nn.Module:
+    def pack(self, linear: nn.Linear | Conv1D, compute_dtype: torch.dtype) -> nn.Module:
         """Return an `Int8Linear` (see `Precision.pack`)."""
+        linear = as_linear(linear)
         module = Int8Linear(
             linear.in_features, linear.out_features, False, compute_dtype, device="meta"
         )

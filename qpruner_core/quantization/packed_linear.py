@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 
 class PackedLinear(nn.Linear):
@@ -36,8 +37,10 @@ class PackedLinear(nn.Linear):
         return None if bias is None else bias.to(self.compute_dtype)
 
 
-def copy_bias_(module: nn.Linear, linear: nn.Linear, compute_dtype: torch.dtype) -> None:
-    """Give a packed module a frozen copy of the Linear's bias, where it has one."""
+def copy_bias_(
+    module: nn.Linear | Conv1D, linear: nn.Linear | Conv1D, compute_dtype: torch.dtype
+) -> None:
+    """Give a packed module a frozen copy of the bias of another, where it has one."""
     if linear.bias is not None:
         bias = linear.bias.detach().to(compute_dtype, copy=True)
         module.bias = nn.Parameter(bias, requires_grad=False)

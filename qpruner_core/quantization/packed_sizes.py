@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from qpruner_core.catalog import PRECISIONS
+from qpruner_core.quantization.orientation import outputs_first
 
 
 class PackedSizes:
@@ -19,11 +21,11 @@ class PackedSizes:
         self._compute_dtype = compute_dtype
         self._counted: dict[tuple[torch.Size, str], int] = {}
 
-    def count(self, linear: nn.Linear, precision: str) -> int:
+    def count(self, linear: nn.Linear | Conv1D, precision: str) -> int:
         """Return the bytes of a Linear's weight at a precision, with scales and tables; the bias
         is not counted.
         """
-        key = (linear.weight.shape, precision)
+        key = (outputs_first(linear).shape, precision)
         if key not in self._counted:
             rule = PRECISIONS.target(precision)
             self._counted[key] = rule.packed_bytes(rule.pack(linear, self._compute_dtype))

@@ -10,9 +10,10 @@ from qpruner_core.catalog import PRECISIONS
 from qpruner_core.domain.footprint import BYTES_16_BIT
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.plan import PrecisionPlan
-from qpruner_core.quantization.bf16 import Bf16Linear
+from qpruner_core.quantization.bf16 import Bf16Conv1D, Bf16Linear
 from qpruner_core.quantization.four_bit import quant_state
 from qpruner_core.quantization.int8 import Int8Linear
+from qpruner_core.quantization.orientation import is_dense
 from qpruner_core.quantization.shapes import check_plan
 
 
@@ -22,7 +23,7 @@ def precision_of(module: nn.Module) -> str | None:
         return str(quant_state(module).quant_type)
     if isinstance(module, Int8Linear):
         return "int8"
-    return "bf16" if isinstance(module, Bf16Linear) else None
+    return "bf16" if isinstance(module, Bf16Linear | Bf16Conv1D) else None
 
 
 def pack_(
@@ -31,7 +32,7 @@ def pack_(
     """Replace every Linear of the decoder layers by its packed module, in place, one at a time.
 
     Args:
-        model: The model as pruned, Linears dense.
+        model: The model as pruned, its Linears or Conv1D modules dense.
         layout: Its layout.
         plan: One precision for every Linear.
         compute_dtype: Dtype of the products.
@@ -43,8 +44,10 @@ def pack_(
     check_plan(layout, plan)
     for name, precision in plan.precisions.items():
         linear = model.get_submodule(name)
-        if not isinstance(linear, nn.Linear) or precision_of(linear) is not None:
-            raise TypeError(f"{name!r} is a {type(linear).__name__}; a dense Linear is needed")
+        if not is_dense(linear) or precision_of(linear) is not None:
+            raise TypeError(
+                f"{name!r} is a {type(linear).__name__}; a dense Linear or Conv1D is needed"
+            )
         model.set_submodule(name, PRECISIONS.target(precision).pack(linear, compute_dtype))
 
 

@@ -3,13 +3,19 @@ computes."""
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from transformers.pytorch_utils import Conv1D
 
 from qpruner_core.catalog import PRECISIONS, precision_formats
 from qpruner_core.errors import IncompatibleShapeError
+from qpruner_core.quantization.orientation import candidate
+from qpruner_core.quantization.packed_sizes import PackedSizes
+from qpruner_core.quantization.packing import precision_of
 
 NAMES = PRECISIONS.names()
 SHAPES = ((64, 64), (32, 128), (192, 192), (5, 320), (96, 704), (1, 64))
@@ -25,6 +31,13 @@ def _linear(
     linear = nn.Linear(in_features, out_features, bias=bias).eval()
     nn.init.normal_(linear.weight, std=0.05)
     return linear.requires_grad_(False)
+
+
+def _conv1d(out_features: int, in_features: int) -> Conv1D:
+    torch.manual_seed(0)
+    conv = Conv1D(out_features, in_features).eval()
+    nn.init.normal_(conv.bias)
+    return conv.requires_grad_(False)
 
 
 @pytest.fixture(params=NAMES)
@@ -53,6 +66,45 @@ def test_packed_forward_equals_the_fake_quantised_one_bit_for_bit(
     with torch.no_grad():
         assert torch.equal(packed(x), expected)
         assert torch.equal(packed(x), expected), "a second forward must not repack the weight"
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_packed_conv1d_equals_the_dense_one_with_its_candidate_bit_for_bit(
+    name: str, shape: tuple[int, int]
+) -> None:
+    conv = _conv1d(*shape)
+    packed = PRECISIONS.target(name).pack(conv, torch.float32)
+    dense = copy.deepcopy(conv)
+    dense.weight.data = candidate(conv, name)
+    reference = _linear(*shape)
+    reference.weight.data = PRECISIONS.target(name).fake_quantize(conv.weight.t().contiguous())
+    assert torch.equal(dense.weight.t(), reference.weight)
+    for x in (torch.randn(2, 7, shape[1]), torch.randn(3, shape[1])):
+        assert torch.equal(packed(x), dense(x))
+        expected = functional.linear(x, reference.weight, conv.bias)
+        torch.testing.assert_close(packed(x), expected, rtol=1e-5, atol=1e-6)
+    assert conv.weight.data_ptr() != packed.weight.data_ptr()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_packed_conv1d_takes_the_stated_bytes(name: str, shape: tuple[int, int]) -> None:
+    precision = PRECISIONS.target(name)
+    packed = precision.pack(_conv1d(*shape), torch.float32)
+    assert precision.packed_bytes(packed) == precision_formats()[name].weight_bytes(*shape)
+    assert PackedSizes(torch.float32).count(_conv1d(*shape), name) == precision_formats()[
+        name
+    ].weight_bytes(*shape)
+
+
+def test_a_conv1d_at_16_bit_stays_one_and_becomes_a_linear_below(name: str) -> None:
+    packed = PRECISIONS.target(name).pack(_conv1d(32, 64), torch.float32)
+    kind = Conv1D if name == "bf16" else nn.Linear
+    assert isinstance(packed, kind)
+    assert precision_of(packed) == name
+    x = torch.randn(3, 64, requires_grad=True)
+    packed(x).sum().backward()
+    assert x.grad is not None
+    assert all(not parameter.requires_grad for parameter in packed.parameters())
 
 
 def test_gradients_reach_the_input_and_stay_away_from_the_weight(name: str) -> None:
