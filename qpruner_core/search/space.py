@@ -8,7 +8,8 @@ int8 lies between nf4 and bf16.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from math import ceil, prod
 
 from qpruner_core.catalog import PRECISIONS, precision_formats
@@ -30,18 +31,29 @@ _FUSED = {
 }
 
 
-def unit_name(linear: LinearLayout, tie: str) -> str:
+_NUMBERED = re.compile(r"\.(\w+\.\d+)(?=\.)")
+"""What has a number in a Linear's name: its layer, then the expert it belongs to."""
+
+
+def unit_name(linear: LinearLayout, tie: str, shared: Collection[str] = ()) -> str:
     """Return the unit that a Linear belongs to: ``layer.3``, ``layer.3.mlp``, ``layer.3.qkv`` and
-    so on.
+    so on; ``layer.3.experts.7.gate_up`` where it is one of many alike.
+
+    Linears of a role that nobody names here, such as a fused projection, are tied to no other.
+
+    Args:
+        linear: A Linear of the decoder layers.
+        tie: As in `SearchSpec.tie`.
+        shared: Roles that both blocks of a layer have; their units name the block too.
     """
     layer = f"layer.{linear.layer}"
     if tie == "layer":
         return layer
     if tie == "block":
         return f"{layer}.{linear.block}"
-    if tie == "fused":
-        return f"{layer}.{_FUSED.get(linear.role, linear.role)}"
-    return f"{layer}.{linear.role}"
+    part = _FUSED.get(linear.role, linear.role) if tie == "fused" else linear.role
+    block = [linear.block] if linear.role in shared else []
+    return ".".join([layer, *_NUMBERED.findall(linear.name)[1:], *block, part])
 
 
 class SearchSpace:
@@ -82,8 +94,9 @@ class SearchSpace:
         )
         """Precision names by ascending bytes of the whole model; a code indexes them."""
         members: dict[str, list[LinearLayout]] = {}
+        shared = _shared_roles(layout)
         for linear in layout.linears:
-            members.setdefault(unit_name(linear, tie), []).append(linear)
+            members.setdefault(unit_name(linear, tie, shared), []).append(linear)
         self.units: dict[str, tuple[str, ...]] = {
             unit: tuple(linear.name for linear in linears) for unit, linears in members.items()
         }
@@ -223,6 +236,14 @@ class SearchSpace:
             f"{smallest} B (a fraction of {fraction:.4f}), prune more, or allow a smaller "
             f"precision."
         )
+
+
+def _shared_roles(layout: ModelLayout) -> frozenset[str]:
+    """Return the roles that stand in both blocks, as ``c_proj`` does in GPT-2."""
+    by_block = {block: set[str]() for block in ("attention", "mlp")}
+    for linear in layout.linears:
+        by_block[linear.block].add(linear.role)
+    return frozenset(by_block["attention"] & by_block["mlp"])
 
 
 def _uniform_bytes(layout: ModelLayout, precision: str) -> int:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from qpruner_core.catalog import precision_formats
 from qpruner_core.domain.footprint import dense_bytes, parse_budget, plan_bytes
+from qpruner_core.domain.layout import LinearLayout
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.errors import BadInputError, InfeasibleBudgetError, UnknownNameError
 from qpruner_core.search.space import SearchSpace
@@ -33,6 +35,70 @@ def test_units_are_named_by_their_tie_and_come_in_forward_order(make_space):
     assert [names for (names,) in linear.units.values()] == [
         linear_.name for linear_ in linear.layout.linears
     ]
+
+
+def named(*names: str) -> list[LinearLayout]:
+    """Linears of one layer of that name; those of attention have it in their name."""
+    return [
+        LinearLayout(
+            name=name,
+            layer=7,
+            role=name.rpartition(".")[2],
+            block="attention" if "att" in name else "mlp",
+            out_features=64,
+            in_features=64,
+        )
+        for name in names
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "fused", "linear"),
+    [
+        (
+            ["model.layers.7.self_attn.qkv_proj", "model.layers.7.mlp.gate_up_proj"],
+            ["layer.7.qkv_proj", "layer.7.gate_up_proj"],
+            ["layer.7.qkv_proj", "layer.7.gate_up_proj"],
+        ),
+        (
+            ["model.decoder.layers.7.self_attn.out_proj", "model.decoder.layers.7.fc1"],
+            ["layer.7.out_proj", "layer.7.fc1"],
+            ["layer.7.out_proj", "layer.7.fc1"],
+        ),
+        (
+            ["transformer.h.7.attn.c_proj", "transformer.h.7.mlp.c_proj"],
+            ["layer.7.attention.c_proj", "layer.7.mlp.c_proj"],
+            ["layer.7.attention.c_proj", "layer.7.mlp.c_proj"],
+        ),
+        (
+            [
+                f"model.layers.7.mlp.experts.{e}.{role}"
+                for e in (0, 11)
+                for role in ("gate_proj", "up_proj", "down_proj")
+            ],
+            [
+                f"layer.7.experts.{e}.{part}"
+                for e in (0, 11)
+                for part in ("gate_up", "gate_up", "down_proj")
+            ],
+            [
+                f"layer.7.experts.{e}.{role}"
+                for e in (0, 11)
+                for role in ("gate_proj", "up_proj", "down_proj")
+            ],
+        ),
+    ],
+    ids=["fused", "beside the layer", "shared role", "experts"],
+)
+def test_linears_of_other_families_are_tied_as_gate_and_up_or_stand_alone(
+    make_layout, names, fused, linear
+):
+    layout = replace(make_layout(1), linears=tuple(named(*names)), n_layers=8)
+    for tie, expected in (("fused", fused), ("linear", linear)):
+        units = SearchSpace(layout, ("nf4", "bf16"), tie).units
+        assert list(units) == list(dict.fromkeys(expected))
+        found = {name: unit for unit, members in units.items() for name in members}
+        assert [found[name] for name in names] == expected
 
 
 @pytest.mark.parametrize("tie", ["layer", "block", "fused", "linear"])
