@@ -80,20 +80,88 @@ options.
 
 ARCHITECTURES: Registry[Architecture] = Registry(
     "architecture",
-    *(
-        Entry(
-            name=name,
-            title=title,
-            summary=f"{title} decoder: pre-norm, rotary positions, grouped-query attention, "
-            "gated MLP.",
-            target="qpruner_core.models.architectures.llama:FAMILY",
-        )
-        for name, title in (
-            ("llama", "Llama"),
-            ("mistral", "Mistral"),
-            ("qwen2", "Qwen2"),
-            ("qwen3", "Qwen3"),
-        )
+    Entry(
+        name="llama",
+        title="Llama",
+        summary="Pre-norm decoder with rotary positions, grouped-query attention and a "
+        "gated MLP; biases in attention or MLP where the config asks for them.",
+        target="qpruner_core.models.architectures.llama:FAMILY",
+    ),
+    Entry(
+        name="mistral",
+        title="Mistral",
+        summary="Llama's blocks without biases; every layer may look back over a "
+        "sliding window alone.",
+        target="qpruner_core.models.architectures.llama:FAMILY",
+    ),
+    Entry(
+        name="qwen2",
+        title="Qwen2",
+        summary="Llama's blocks with biases on queries, keys and values; the later "
+        "layers may slide.",
+        target="qpruner_core.models.architectures.llama:FAMILY",
+    ),
+    Entry(
+        name="qwen3",
+        title="Qwen3",
+        summary="Llama's blocks with a norm over every query and key head and heads of "
+        "a size of their own.",
+        target="qpruner_core.models.architectures.llama:FAMILY",
+    ),
+    Entry(
+        name="gemma2",
+        title="Gemma 2",
+        summary="Norms before and behind every block, sliding and full attention in "
+        "turn, logits of attention and head capped.",
+        target="qpruner_core.models.architectures.gemma:FAMILY",
+    ),
+    Entry(
+        name="gemma3_text",
+        title="Gemma 3 (text)",
+        summary="Gemma 2's blocks with a norm over every query and key head; five "
+        "sliding layers to a full one, each with its own rotary base.",
+        target="qpruner_core.models.architectures.gemma:FAMILY",
+    ),
+    Entry(
+        name="phi3",
+        title="Phi-3",
+        summary="Llama's blocks with queries, keys and values in one fused projection "
+        "and gate and up in another; Phi-4-mini too.",
+        target="qpruner_core.models.architectures.phi3:FAMILY",
+    ),
+    Entry(
+        name="olmo2",
+        title="OLMo 2",
+        summary="Norms behind the blocks and over all query and key heads together, so "
+        "heads stay: MLP channels and layers can leave.",
+        target="qpruner_core.models.architectures.olmo2:FAMILY",
+    ),
+    Entry(
+        name="smollm3",
+        title="SmolLM3",
+        summary="Llama's blocks; every fourth layer knows no positions.",
+        target="qpruner_core.models.architectures.smollm3:FAMILY",
+    ),
+    Entry(
+        name="granite",
+        title="Granite",
+        summary="Llama's blocks with multipliers of embedding, attention, residual "
+        "stream and logits.",
+        target="qpruner_core.models.architectures.granite:FAMILY",
+    ),
+    Entry(
+        name="mixtral",
+        title="Mixtral",
+        summary="Mixture of experts: Llama's attention, a router and gated MLPs of which every "
+        "token takes a few.",
+        target="qpruner_core.models.architectures.moe:MIXTRAL",
+    ),
+    Entry(
+        name="qwen3_moe",
+        title="Qwen3-MoE",
+        summary="Mixture of experts: Qwen3's attention, a router and gated MLPs of which every "
+        "token takes a few; some layers may be dense.",
+        target="qpruner_core.models.architectures.moe:QWEN3_MOE",
     ),
     Entry(
         name="gpt_neox",

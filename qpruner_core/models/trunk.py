@@ -7,7 +7,8 @@ sequence at a time; both need the forward pass in pieces that together equal the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -18,6 +19,9 @@ from torch.nn import functional
 
 from qpruner_core.domain.layout import ModelLayout
 
+FINAL_NORMS = ("norm", "final_layer_norm", "ln_f")
+"""What decoders call the norm behind their last layer; some have none."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerInputs:
@@ -26,10 +30,10 @@ class LayerInputs:
     hidden: torch.Tensor
     """Hidden states before the layer that runs first, ``(B, T, H)``."""
     kwargs: Mapping[str, Any]
-    """Keyword arguments of layer 0: attention mask, position embeddings and so on."""
+    """Arguments of layer 0 by name: attention mask, position embeddings and so on."""
     by_layer: tuple[Mapping[str, Any], ...] = ()
-    """Keyword arguments of every layer, where they differ (sliding and full attention mixed);
-    empty: all as layer 0."""
+    """Arguments of every layer, where masks, rotary positions or others differ (sliding and full
+    attention mixed); empty: all as layer 0."""
 
     def at(self, hidden: torch.Tensor) -> LayerInputs:
         """Return the same batch with other hidden states, such as those before a later layer."""
@@ -58,8 +62,13 @@ def first_inputs(model: nn.Module, layout: ModelLayout, ids: torch.Tensor) -> La
         decoder(input_ids=ids, use_cache=False)
     hidden, kwargs = seen[0]
     by_layer = tuple(arguments for _, arguments in seen)
-    masks = {id(arguments.get("attention_mask")) for arguments in by_layer}
-    return LayerInputs(hidden, kwargs, by_layer if len(masks) > 1 else ())
+    alike = all(_same(arguments, kwargs) for arguments in by_layer)
+    return LayerInputs(hidden, kwargs, () if alike else by_layer)
+
+
+def _same(these: Mapping[str, Any], those: Mapping[str, Any]) -> bool:
+    """Whether two layers were handed the very same objects."""
+    return these.keys() == those.keys() and all(these[key] is those[key] for key in these)
 
 
 @contextmanager
@@ -69,21 +78,42 @@ def _bypassed(
     """Let every layer return its hidden states unchanged and note what it was called with."""
     seen: list[tuple[torch.Tensor, Mapping[str, Any]]] = []
 
-    def passthrough(hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        seen.append((hidden_states, kwargs))
-        return hidden_states
+    def passthrough(layer: nn.Module) -> Callable[..., torch.Tensor]:
+        # That of its class: what stands before it may take anything.
+        signature = inspect.signature(type(layer).forward.__get__(layer))
+
+        def note(*args: Any, **kwargs: Any) -> torch.Tensor:
+            hidden, named = _by_name(signature, args, kwargs)
+            seen.append((hidden, named))
+            return hidden
+
+        return note
 
     saved = [vars(layer).get("forward") for layer in layers]
     try:
         for layer in layers:
-            layer.forward = passthrough
+            layer.forward = passthrough(layer)
         yield seen
     finally:
         for layer, forward in zip(layers, saved, strict=True):
             if forward is None:
-                del layer.forward
+                # A layer whose turn did not come was left as it is.
+                vars(layer).pop("forward", None)
             else:
                 layer.forward = forward
+
+
+def _by_name(
+    signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[torch.Tensor, Mapping[str, Any]]:
+    """Return the hidden states, which are a layer's first argument, and all others by name."""
+    given = dict(signature.bind(*args, **kwargs).arguments)
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            given |= given.pop(name, {})
+    first = next(iter(signature.parameters))
+    hidden: torch.Tensor = given.pop(first)
+    return hidden, given
 
 
 def run_layers(
@@ -109,9 +139,29 @@ def final_logits(model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
     """Return the logits ``(..., vocabulary)`` for hidden states ``(..., H)`` after the last
     layer.
     """
+    decoder = cast("Any", model).get_decoder()
+    found = (getattr(decoder, name, None) for name in FINAL_NORMS)
+    norm = next((module for module in found if module is not None), None)
+    if norm is not None:
+        hidden = norm(hidden)
+    if getattr(decoder, "project_out", None) is not None:
+        hidden = decoder.project_out(hidden)  # OPT's embedding can be narrower than its stream
+    return head_logits(model, hidden)
+
+
+def head_logits(model: nn.Module, states: torch.Tensor) -> torch.Tensor:
+    """Return the logits ``(..., vocabulary)`` for what the decoder returns, ``(..., H)``: the head
+    with what the family does to its output.
+
+    Granite divides by ``logits_scaling``; Gemma caps softly, c tanh(z / c).
+    """
     whole = cast("Any", model)
-    logits: torch.Tensor = whole.get_output_embeddings()(whole.get_decoder().norm(hidden))
-    return logits
+    logits: torch.Tensor = whole.get_output_embeddings()(states)
+    scaling = getattr(whole.config, "logits_scaling", None)
+    if scaling is not None:
+        logits = logits / scaling
+    cap = getattr(whole.config, "final_logit_softcapping", None)
+    return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
 def sequence_losses(model: nn.Module, hidden: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:

@@ -18,11 +18,13 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from qpruner_core.catalog import ARCHITECTURES
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.plan import PrecisionPlan, PruningPlan
 from qpruner_core.export.checkpoint import FILES
 from qpruner_core.export.config import auto_map, config_values
-from qpruner_core.export.weights import stored_tensors, write_weights
+from qpruner_core.export.weights import as_published, stored_tensors, write_weights
+from qpruner_core.models.experts import split_experts_
 
 BASE: Mapping[str, Any] = {
     "vocab_size": 48,
@@ -48,6 +50,12 @@ def _as_it_is(model: nn.Module) -> nn.Module:
     return model
 
 
+def _split(model: Any) -> Any:
+    layout = ARCHITECTURES.target(model.config.model_type).layout(model.config.to_dict())
+    split_experts_(model, layout)
+    return model
+
+
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """How a family's models are built for the laws."""
@@ -65,6 +73,21 @@ class Family:
 
 
 FAMILIES: Mapping[str, Family] = {
+    "mixtral": Family(
+        config={"num_local_experts": 6, "intermediate_size": 24},
+        variants={"plain": {}, "with a window": {"sliding_window": WINDOW, "head_dim": 8}},
+        in_memory=_split,
+    ),
+    "qwen3_moe": Family(
+        config={"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24},
+        variants={
+            "plain": {},
+            "with weights summing to one": {"norm_topk_prob": True, "attention_bias": True},
+            "with a dense layer": {"mlp_only_layers": [0]},
+            "with every second layer sparse": {"decoder_sparse_step": 2, "head_dim": 8},
+        },
+        in_memory=_split,
+    ),
     "llama": Family(
         variants={
             "plain": {"head_dim": 8},
@@ -78,6 +101,7 @@ FAMILIES: Mapping[str, Family] = {
         config={"sliding_window": WINDOW},
         variants={
             "plain": {},
+            "with narrow heads": {"head_dim": 2},
             "with wide heads": {"head_dim": 16},
             "with a key it ignores": {"attention_bias": True},
         },
@@ -96,6 +120,106 @@ FAMILIES: Mapping[str, Family] = {
     "qwen3": Family(
         config={"head_dim": 8},
         variants={"plain": {}, "with biases": {"attention_bias": True}},
+    ),
+    "gemma2": Family(
+        config={
+            "head_dim": 8,
+            "query_pre_attn_scalar": 6,
+            "sliding_window": WINDOW,
+            "attn_logit_softcapping": 2.0,
+            "final_logit_softcapping": 3.0,
+        },
+        variants={
+            "plain": {},
+            "untied, with biases": {"tie_word_embeddings": False, "attention_bias": True},
+            "with one KV head and no caps": {
+                "num_key_value_heads": 1,
+                "attn_logit_softcapping": None,
+                "final_logit_softcapping": None,
+            },
+        },
+        attention="eager",
+    ),
+    "gemma3_text": Family(
+        config={
+            "head_dim": 8,
+            "query_pre_attn_scalar": 6,
+            "sliding_window": WINDOW,
+            "rope_parameters": {
+                "sliding_attention": {"rope_type": "default", "rope_theta": 10.0},
+                "full_attention": {"rope_type": "default", "rope_theta": 1000.0},
+            },
+        },
+        variants={
+            "plain": {"layer_types": ["sliding_attention", "full_attention"]},
+            "with a full layer first": {
+                "layer_types": ["full_attention", "sliding_attention"],
+                "final_logit_softcapping": 3.0,
+            },
+            "by its own pattern": {"attention_bias": True},
+        },
+    ),
+    "phi3": Family(
+        variants={
+            "plain": {},
+            "with a window and half-turned heads": {
+                "sliding_window": WINDOW,
+                "rope_parameters": {
+                    "rope_type": "default",
+                    "rope_theta": 100.0,
+                    "partial_rotary_factor": 0.5,
+                },
+            },
+            "with long rotary factors": {
+                "original_max_position_embeddings": 8,
+                "rope_parameters": {
+                    "rope_type": "longrope",
+                    "rope_theta": 100.0,
+                    "short_factor": [1.0, 1.5],
+                    "long_factor": [2.0, 3.0],
+                },
+            },
+            "tied, without grouping": {"tie_word_embeddings": True, "num_key_value_heads": 8},
+        }
+    ),
+    "olmo2": Family(
+        variants={
+            "plain": {},
+            "with biases and no grouping": {"attention_bias": True, "num_key_value_heads": 8},
+            "tied": {"tie_word_embeddings": True},
+        }
+    ),
+    "smollm3": Family(
+        config={"no_rope_layers": [1, 0]},
+        variants={
+            "plain": {},
+            "untied, with biases": {
+                "tie_word_embeddings": False,
+                "attention_bias": True,
+                "mlp_bias": True,
+            },
+            "with a sliding layer": {
+                "no_rope_layers": [0, 1],
+                "use_sliding_window": True,
+                "sliding_window": WINDOW,
+            },
+        },
+    ),
+    "granite": Family(
+        config={
+            "embedding_multiplier": 3.0,
+            "attention_multiplier": 0.2,
+            "residual_multiplier": 0.4,
+            "logits_scaling": 2.0,
+        },
+        variants={
+            "plain": {},
+            "tied, with biases": {
+                "tie_word_embeddings": True,
+                "attention_bias": True,
+                "mlp_bias": True,
+            },
+        },
     ),
     "gpt_neox": Family(
         variants={
@@ -227,7 +351,8 @@ def outputs(layout: ModelLayout) -> list[str]:
 def save(model: Any, pruned: ModelLayout, folder: Path, *, remote_code: bool) -> Path:
     """Write weights in float64, config and, if asked, the code that travels with a checkpoint."""
     folder.mkdir()
-    write_weights(stored_tensors(model, PrecisionPlan(precisions={}), torch.float64), folder)
+    stored = stored_tensors(model, PrecisionPlan(precisions={}), torch.float64)
+    write_weights(stored if remote_code else as_published(stored, pruned.model_type), folder)
     values = config_values(model, pruned, torch.float64)
     if remote_code:
         values["auto_map"] = auto_map(pruned.model_type, "modeling_qpruner")
@@ -248,4 +373,6 @@ def reopen(folder: Path, family: str, *, remote_code: bool) -> Any:
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
     assert not report["mismatched_keys"]
+    if again._can_set_experts_implementation():
+        again.set_experts_implementation("eager")  # the usual one knows no float64
     return again.eval()

@@ -32,6 +32,9 @@ KEYS: Mapping[str, str] = {
 }
 """What we call a number -> what most configs call it."""
 
+LAYER_LISTS = ("layer_types", "mlp_layer_types", "no_rope_layers")
+"""Config keys of lists with one entry per layer."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
@@ -136,7 +139,7 @@ class Decoder:
             linears=tuple(linears),
             other_parameters=self.outside(shape) + sum(others),
             layer_others=others,
-            plain_kinds=self.plain_kinds,
+            plain_kinds=self.plain_kinds_of(shape),
             heads_divide_hidden=shape.model_type in self.heads_divide_hidden,
             plain_biases=shape.model_type in self.plain_biases,
             added_biases=tuple(x.name for x in linears if x.name in shape.biases),
@@ -163,22 +166,52 @@ class Decoder:
             values[self.keys["kv_heads"]] = units["kv_heads"]
         if "mlp_channels" in units:
             values[self.keys["mlp"]] = units["mlp_channels"]
+        if pruned.plain_biases:
+            has = {linear.block: linear.has_bias for linear in pruned.linears}
+            values |= {"attention_bias": has["attention"], "mlp_bias": has["mlp"]}
         return values
 
     def fewer_layers(self, config: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:
         """Return the config entries that change when only these layers stay, in this order.
 
-        Lists with one entry per layer, such as ``layer_types``, lose what leaves.
+        Lists with one entry per layer, such as ``layer_types``, lose what leaves; a config that
+        leaves such a list to its class states it from now on.
         """
-        before = config[self.keys["layers"]]
+        stated = {key: config[key] for key in LAYER_LISTS if config.get(key)}
         lists = {
             key: [value[layer] for layer in kept]
-            for key, value in config.items()
-            if isinstance(value, list) and len(value) == before and key != WIDTHS_KEY
+            for key, value in {**self.derived_lists(config), **stated}.items()
         }
         return {**lists, self.keys["layers"]: len(kept)}
 
+    def told_model(self, pruned: ModelLayout) -> Told:
+        """Return what the model as a whole has to know beyond its config."""
+        del pruned
+        return {}
+
+    def disk_name(self, name: str) -> str:
+        """Return what checkpoints of the stock class call a tensor."""
+        return name
+
+    def shape_on_disk(
+        self, name: str, shapes: Mapping[str, tuple[int, ...]]
+    ) -> tuple[int, ...] | None:
+        """Return the shape of a tensor in a checkpoint, as it is called in memory or on disk."""
+        return shapes.get(name, shapes.get(self.disk_name(name)))
+
     # What a family overrides ------------------------------------------------------------------
+
+    def plain_kinds_of(self, shape: Shape) -> tuple[str, ...]:
+        """Return `ModelLayout.plain_kinds`, where it depends on more than the family."""
+        del shape
+        return self.plain_kinds
+
+    def derived_lists(self, config: Mapping[str, Any]) -> dict[str, list[Any]]:
+        """Return the lists with one entry per layer that `transformers` makes up where a config
+        does not state them.
+        """
+        del config
+        return {}
 
     def attention(self, shape: Shape, layer: int) -> Block:
         """Return the KV heads of a layer with its four projections."""

@@ -8,10 +8,10 @@ whole.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from qpruner_core.domain.layout import ModelLayout
-from qpruner_core.models.architectures.decoder import Decoder, Shape
+from qpruner_core.models.architectures.decoder import Decoder, Shape, positive
 
 
 class LlamaLike(Decoder):
@@ -35,13 +35,17 @@ class LlamaLike(Decoder):
         head_norms = 2 * shape.head_dim if shape.model_type == "qwen3" else 0
         return super().layer_others(shape, layer) + head_norms
 
-    def stock_config(self, pruned: ModelLayout) -> dict[str, Any]:
-        """State widths; Llama's config can also ask for biases in every Linear of a block."""
-        values = super().stock_config(pruned)
-        if pruned.model_type == "llama":
-            has = {linear.block: linear.has_bias for linear in pruned.linears}
-            values |= {"attention_bias": has["attention"], "mlp_bias": has["mlp"]}
-        return values
+    def derived_lists(self, config: Mapping[str, Any]) -> dict[str, list[Any]]:
+        """Qwen's later layers slide where a config asks for it; Mistral's config lists none."""
+        family = config["model_type"]
+        if family not in ("qwen2", "qwen3"):
+            return {}
+        first = config.get("max_window_layers", 28)
+        slides = bool(config.get("use_sliding_window"))
+        slides &= config.get("sliding_window", 4096) is not None
+        kinds = ("full_attention", "sliding_attention")
+        n_layers = positive(config, "num_hidden_layers")
+        return {"layer_types": [kinds[slides and i >= first] for i in range(n_layers)]}
 
 
 FAMILY = LlamaLike(
