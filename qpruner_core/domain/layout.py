@@ -156,6 +156,9 @@ class ModelLayout:
     """Whether the stock config can ask for biases in all Linears of a block."""
     added_biases: tuple[str, ...] = ()
     """Linears with a bias that the dense model does not have."""
+    experts_per_token: int = 0
+    """Experts every token goes through, which is the fewest that may stay in a layer; 0 where
+    there are none."""
 
     @property
     def parameters(self) -> int:
@@ -203,6 +206,7 @@ class ModelLayout:
             for linear in self.linears
             if new_name(linear.name) is not None
         }
+        inside = _parameters_below(linears)
         others = _layer_others(self, gone)
         stay = [i for i in range(self.n_layers) if i not in plan.dropped_layers]
         number = {old: new for new, old in enumerate(stay)}
@@ -212,7 +216,9 @@ class ModelLayout:
         return replace(
             self,
             n_layers=len(stay),
-            groups=tuple(_moved(_recount(g, linears, self), number, new_name) for g in groups),
+            groups=tuple(
+                _moved(_recount(g, linears, inside, self), number, new_name) for g in groups
+            ),
             linears=tuple(
                 replace(linear, name=str(new_name(name)), layer=number[linear.layer])
                 for name, linear in linears.items()
@@ -318,8 +324,20 @@ def _with_units(group: GroupLayout, kept: tuple[int, ...]) -> GroupLayout:
     return replace(group, n_units=len(kept), slices=slices, members=members)
 
 
+def _parameters_below(linears: Mapping[str, LinearLayout]) -> dict[str, int]:
+    """Return module -> parameters of the Linears right below it."""
+    found: dict[str, int] = {}
+    for name, linear in linears.items():
+        module = name.rpartition(".")[0]
+        found[module] = found.get(module, 0) + linear.parameters
+    return found
+
+
 def _recount(
-    group: GroupLayout, linears: Mapping[str, LinearLayout], layout: ModelLayout
+    group: GroupLayout,
+    linears: Mapping[str, LinearLayout],
+    inside: Mapping[str, int],
+    layout: ModelLayout,
 ) -> GroupLayout:
     """Recount what one unit owns, as the other axis may have lost entries too."""
     total = 0
@@ -331,10 +349,7 @@ def _recount(
             across = layout.hidden_size if linear is None else linear.weight_shape[1 - part.axis]
         total += part.unit_size * across
     if group.members:
-        inside = [
-            x.parameters for n, x in linears.items() if n.rpartition(".")[0] in group.members
-        ]
-        total += sum(inside) // max(1, group.n_units)
+        total += sum(inside.get(member, 0) for member in group.members) // group.n_units
     return replace(group, unit_parameters=total)
 
 

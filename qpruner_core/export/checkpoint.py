@@ -20,7 +20,12 @@ from qpruner_core.export.config import auto_map, config_values, storage_dtype
 from qpruner_core.export.folder import SLACK_BYTES, hashes, new_folder
 from qpruner_core.export.snippets import ADAPTER_FOLDER
 from qpruner_core.export.verify import weight_file_bytes
-from qpruner_core.export.weights import stored_tensors, total_bytes, write_weights
+from qpruner_core.export.weights import (
+    as_published,
+    stored_tensors,
+    total_bytes,
+    write_weights,
+)
 from qpruner_core.models.files import modeling_qpruner
 
 FILES = Path(modeling_qpruner.__file__).parent
@@ -47,6 +52,8 @@ def write_checkpoint(
     """Write the folder whole, or leave nothing; see `Exporter.export`."""
     dtype = storage_dtype(facts.card.dtype, _unplanned(model, facts))
     stored = stored_tensors(model, facts.plan, dtype)
+    if not flavour.code:
+        stored = as_published(stored, facts.layout.model_type)
     source = Source(model=model, tokenizer=tokenizer, dtype=dtype)
     weights = Weights(total_bytes(stored), lambda partial: write_weights(stored, partial))
     fill_checkpoint(source, facts, flavour, folder, weights)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from qpruner_core.catalog import ARCHITECTURES
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.models.tensor_file import write_tensors
 
@@ -60,11 +61,20 @@ def stored_tensors(model: nn.Module, plan: PrecisionPlan, dtype: torch.dtype) ->
         for leaf, item in packed_weight(name, linear, precision).items():
             stored[f"{name}.{leaf}"] = item
             packed.add(f"{name}.{leaf}")
-    rest = {name: Stored(tensor, dtype) for name, tensor in _tensors(model) if name not in packed}
+    rest = {name: Stored(tensor, dtype) for name, tensor in kept_tensors(model) if name not in packed}
     return rest | stored
 
 
-def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+def as_published(stored: Mapping[str, Stored], model_type: str) -> dict[str, Stored]:
+    """Return the tensors under the names that checkpoints of the family's stock class carry.
+
+    Folders that ship our code keep the names of the model in memory instead.
+    """
+    family = ARCHITECTURES.target(model_type)
+    return {family.disk_name(name): item for name, item in stored.items()}
+
+
+def kept_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield parameters (tied ones once, under their first name) and the buffers that checkpoints
     keep.
     """

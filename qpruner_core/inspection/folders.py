@@ -165,10 +165,12 @@ def check_shapes(layout: ModelLayout, headers: Mapping[str, TensorHeader]) -> No
     Raises:
         BadInputError: A Linear of the decoder layers is missing or has another shape.
     """
+    family = ARCHITECTURES.target(layout.model_type)
+    shapes = {name: header.shape for name, header in headers.items()}
     wrong = []
     for linear in layout.linears:
-        name, wanted = f"{linear.name}.weight", (linear.out_features, linear.in_features)
-        found = headers[name].shape if name in headers else None
+        name, wanted = f"{linear.name}.weight", linear.weight_shape
+        found = family.shape_on_disk(name, shapes)
         if found != wanted:
             wrong.append(f"{name} is {_shape(found)} where the config means {_shape(wanted)}")
     if wrong:

@@ -28,6 +28,7 @@ from qpruner_core.inspection import model_folder
 from qpruner_core.inspection.cards import folder_card
 from qpruner_core.inspection.folders import read_config
 from qpruner_core.models.device import Device
+from qpruner_core.models.experts import split_experts_
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt")
 """Any of these makes a tokenizer; without them `transformers` would ask the hub."""
@@ -68,6 +69,7 @@ def load(spec: ModelSpec, device: Device) -> LoadedModel:
     tokenizer = load_tokenizer(spec, folder)
     check_tokenizer(tokenizer, card.layout)
     model = _load_weights(spec, folder, card, device)
+    split_experts_(model, card.layout)
     if card.dtype in ("F32", "F64"):
         round_to_16_bit_(model)
     return LoadedModel(

@@ -22,6 +22,9 @@ def module_table(pruned: ModelLayout) -> dict[str, dict[str, Any]]:
         for group in pruned.groups
         if (told := architecture.told(pruned, group))
     }
+    whole = architecture.told_model(pruned)
+    if whole:
+        table[""] = {key: dict(values) for key, values in whole.items()}
     for linear in pruned.linears:
         shape = [linear.out_features, linear.in_features]
         table[linear.name] = {"shape": shape, "bias": linear.has_bias}

@@ -72,6 +72,17 @@ def _check_plan(layout: ModelLayout, plan: PruningPlan) -> None:
             f"{', '.join(map(repr, wrong))}. It was made for another model, or this one is pruned "
             f"already. Make a new plan."
         )
+    few = [
+        group.name
+        for group in layout.groups
+        if group.kind == "experts"
+        and len(plan.kept.get(group.name, group.members)) < layout.experts_per_token
+    ]
+    if few:
+        raise BadInputError(
+            f"The pruning plan leaves too few experts in {', '.join(map(repr, few[:3]))}: every "
+            f"token goes through {layout.experts_per_token} of them. Keep at least that many."
+        )
     if len(plan.dropped_layers) >= layout.n_layers:
         raise BadInputError(
             f"The pruning plan drops all {layout.n_layers} layers; at least one has to stay. Drop "
@@ -189,4 +200,5 @@ def _tell_(model: nn.Module, pruned: ModelLayout) -> None:
     architecture = ARCHITECTURES.target(pruned.model_type)
     for group in pruned.groups:
         tell_(model.get_submodule(group.name), architecture.told(pruned, group))
+    tell_(model, architecture.told_model(pruned))
     tell_config_(cast("Any", model).config, pruned)

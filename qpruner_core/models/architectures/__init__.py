@@ -34,6 +34,10 @@ class Architecture(Protocol):
         """Return what the module of a group has to know of its number of units."""
         ...
 
+    def told_model(self, pruned: ModelLayout) -> Told:
+        """Return what the model as a whole has to know beyond its config; empty for most."""
+        ...
+
     def stock_config(self, pruned: ModelLayout) -> dict[str, Any]:
         """Return the config entries by which the stock class builds a layout that opens plainly
         (`layout.opens_plainly`).
@@ -42,4 +46,16 @@ class Architecture(Protocol):
 
     def fewer_layers(self, config: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:
         """Return the config entries that change when only these layers stay, in this order."""
+        ...
+
+    def disk_name(self, name: str) -> str:
+        """Return what checkpoints of the stock class call a tensor."""
+        ...
+
+    def shape_on_disk(
+        self, name: str, shapes: Mapping[str, tuple[int, ...]]
+    ) -> tuple[int, ...] | None:
+        """Return the shape of a tensor in a checkpoint of those shapes, under whatever name it
+        lies there; None when it is missing.
+        """
         ...
