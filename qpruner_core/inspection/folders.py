@@ -163,26 +163,31 @@ def check_shapes(layout: ModelLayout, headers: Mapping[str, TensorHeader]) -> No
     """Refuse weights that do not belong to the config, naming how many and the first.
 
     Raises:
-        BadInputError: A Linear of the decoder layers is missing or has another shape.
+        BadInputError: A weight or bias of the decoder layers is missing, is there although the
+            config means none, or has another shape.
     """
     family = ARCHITECTURES.target(layout.model_type)
     shapes = {name: header.shape for name, header in headers.items()}
-    wrong = []
+    wanted: dict[str, tuple[int, ...] | None] = {}
     for linear in layout.linears:
-        name, wanted = f"{linear.name}.weight", linear.weight_shape
-        found = family.shape_on_disk(name, shapes)
-        if found != wanted:
-            wrong.append(f"{name} is {_shape(found)} where the config means {_shape(wanted)}")
+        wanted[f"{linear.name}.weight"] = linear.weight_shape
+        wanted[f"{linear.name}.bias"] = (linear.out_features,) if linear.has_bias else None
+    wrong = [
+        f"{name} is {_shape(found)} where the config means {_shape(shape)}"
+        for name, shape in wanted.items()
+        if (found := family.shape_on_disk(name, shapes)) != shape
+    ]
     if wrong:
+        count = sum(shape is not None for shape in wanted.values())
         raise BadInputError(
-            f"{len(wrong)} of {len(layout.linears)} weights do not fit config.json: "
+            f"{len(wrong)} of {count} weights and biases do not fit config.json: "
             f"{'; '.join(wrong[:3])}{'; ...' if len(wrong) > 3 else ''}. Config and weights come "
             "from different models: copy or download both again."
         )
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:
-    return "missing" if shape is None else " x ".join(map(str, shape))
+    return "absent" if shape is None else " x ".join(map(str, shape))
 
 
 def _read_index(folder: Path) -> dict[str, str]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from qpruner_core.catalog import precision_formats
+from qpruner_core.catalog import ARCHITECTURES, precision_formats
 from qpruner_core.domain.spec import ModelSpec
 from qpruner_core.errors import BadInputError, ModelNotFoundError, UnsupportedModelError
 from qpruner_core.inspection import Gpu, demo_folder, gpu_fits, inspect_model, read_headers
@@ -119,9 +119,10 @@ def test_a_damaged_config_is_said(tiny_folder, text):
 
 
 def test_an_unknown_architecture_is_answered_with_the_known_ones(tiny_folder):
-    change_config(tiny_folder, model_type="gpt2")
-    with pytest.raises(UnsupportedModelError, match=r"'gpt2'.*llama, mistral, qwen2, qwen3"):
+    change_config(tiny_folder, model_type="mamba")
+    with pytest.raises(UnsupportedModelError, match=r"'mamba'.*llama, mistral") as refused:
         inspect(tiny_folder)
+    assert all(name in str(refused.value) for name in ARCHITECTURES.names())
 
 
 def test_a_config_without_a_family_is_refused(tiny_folder):
@@ -240,13 +241,60 @@ def test_an_index_without_a_table_is_said(sharded):
 
 def test_weights_of_another_model_are_said_with_their_shapes(tiny_folder):
     change_config(tiny_folder, intermediate_size=256)
-    with pytest.raises(BadInputError, match=r"6 of 14 weights.*128 x 64.*256 x 64"):
+    words = r"6 of 14 .*model\.layers\.0\.mlp\.gate_proj\.weight is 128 x 64 where .* 256 x 64"
+    with pytest.raises(BadInputError, match=words):
+        inspect(tiny_folder)
+
+
+def test_widths_that_the_weights_do_not_have_are_said_with_their_shapes(tiny_folder):
+    change_config(tiny_folder, qpruner_widths={"model.layers.1.mlp": 96})
+    words = r"3 of 14 .*model\.layers\.1\.mlp\.gate_proj\.weight is 128 x 64 where .* 96 x 64"
+    with pytest.raises(BadInputError, match=words):
+        inspect(tiny_folder)
+
+
+def test_widths_of_a_fused_family_are_said_with_their_shapes(tiny_folder, tiny_config):
+    folder = phi3_folder(tiny_folder, tiny_config)
+    assert inspect(folder).layout.model_type == "phi3"
+    change_config(folder, qpruner_widths={"model.layers.0.self_attn": 1})
+    words = r"2 of 8 .*layers\.0\.self_attn\.qkv_proj\.weight is 128 x 64 where .* 64 x 64"
+    with pytest.raises(BadInputError, match=words):
+        inspect(folder)
+
+
+def phi3_folder(folder, config):
+    """Return a sibling folder with a random Phi-3 of the same sizes."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
+    heads = ("num_attention_heads", "num_key_value_heads", "pad_token_id")
+    values = {key: getattr(config, key) for key in (*sizes, *heads)}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("phi3", **values))
+    model.save_pretrained(folder.parent / "phi3")
+    return folder.parent / "phi3"
+
+
+def test_a_bias_that_the_config_does_not_mean_is_said(tiny_folder, tiny_model):
+    tensors = {name: tensor.clone() for name, tensor in tiny_model.state_dict().items()}
+    tensors["model.layers.0.mlp.down_proj.bias"] = torch.ones(64)
+    save_file(tensors, tiny_folder / "model.safetensors")
+    words = r"1 of 14 .*down_proj\.bias is 64 where the config means absent"
+    with pytest.raises(BadInputError, match=words):
+        inspect(tiny_folder)
+    change_config(tiny_folder, qpruner_biases=["model.layers.0.mlp.down_proj"])
+    assert inspect(tiny_folder).layout.added_biases == ("model.layers.0.mlp.down_proj",)
+
+
+def test_a_bias_that_the_weights_lack_is_said(tiny_folder):
+    change_config(tiny_folder, qpruner_biases=["model.layers.1.self_attn.o_proj"])
+    words = r"1 of 15 .*layers\.1\.self_attn\.o_proj\.bias is absent where the config means 64"
+    with pytest.raises(BadInputError, match=words):
         inspect(tiny_folder)
 
 
 def test_a_config_with_more_layers_than_weights_is_said(tiny_folder):
     change_config(tiny_folder, num_hidden_layers=3)
-    with pytest.raises(BadInputError, match=r"7 of 21 weights.*is missing"):
+    with pytest.raises(BadInputError, match=r"7 of 21 .*is absent where"):
         inspect(tiny_folder)
 
 
