@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -22,6 +22,15 @@ from qpruner_core.models.tensor_file import write_tensors
 SHARD_BYTES = 2 * 10**9
 """Largest weight file."""
 FOUR_BIT = ("nf4", "fp4")
+
+
+class Sized(Protocol):
+    """A tensor of a weight file, at hand or only planned."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +70,9 @@ def stored_tensors(model: nn.Module, plan: PrecisionPlan, dtype: torch.dtype) ->
         for leaf, item in packed_weight(name, linear, precision).items():
             stored[f"{name}.{leaf}"] = item
             packed.add(f"{name}.{leaf}")
-    rest = {name: Stored(tensor, dtype) for name, tensor in kept_tensors(model) if name not in packed}
+    rest = {
+        name: Stored(tensor, dtype) for name, tensor in kept_tensors(model) if name not in packed
+    }
     return rest | stored
 
 
@@ -118,12 +129,12 @@ def packed_weight(name: str, linear: Any, precision: str) -> dict[str, Stored]:
     return {"weight": Stored(weight.data, torch.bfloat16)}
 
 
-def total_bytes(stored: Mapping[str, Stored]) -> int:
+def total_bytes(stored: Mapping[str, Sized]) -> int:
     """Return the bytes of all tensors, without the headers of their files."""
     return sum(item.nbytes for item in stored.values())
 
 
-def shards(stored: Mapping[str, Stored], shard_bytes: int = SHARD_BYTES) -> list[list[str]]:
+def shards(stored: Mapping[str, Sized], shard_bytes: int = SHARD_BYTES) -> list[list[str]]:
     """Return the names of each weight file, in order; a tensor larger than a shard gets one of its
     own.
     """
@@ -142,15 +153,32 @@ def write_weights(
     stored: Mapping[str, Stored], folder: Path, shard_bytes: int = SHARD_BYTES
 ) -> None:
     """Write ``model.safetensors``, or numbered shards with their index."""
+    files = weight_files(stored, shard_bytes)
+    for file, names in files.items():
+        _write(stored, names, folder / file)
+    write_index(files, stored, folder)
+
+
+def weight_files(
+    stored: Mapping[str, Sized], shard_bytes: int = SHARD_BYTES
+) -> dict[str, list[str]]:
+    """Return file name -> names of its tensors: ``model.safetensors``, or numbered shards."""
     files = shards(stored, shard_bytes)
     if len(files) == 1:
-        _write(stored, files[0], folder / "model.safetensors")
+        return {"model.safetensors": files[0]}
+    return {
+        f"model-{number:05d}-of-{len(files):05d}.safetensors": names
+        for number, names in enumerate(files, start=1)
+    }
+
+
+def write_index(
+    files: Mapping[str, Iterable[str]], stored: Mapping[str, Sized], folder: Path
+) -> None:
+    """Write the index of numbered shards; one file alone needs none."""
+    if len(files) == 1:
         return
-    weight_map: dict[str, str] = {}
-    for number, names in enumerate(files, start=1):
-        file = f"model-{number:05d}-of-{len(files):05d}.safetensors"
-        _write(stored, names, folder / file)
-        weight_map |= dict.fromkeys(names, file)
+    weight_map = {name: file for file, names in files.items() for name in names}
     index = {"metadata": {"total_size": total_bytes(stored)}, "weight_map": weight_map}
     text = json.dumps(index, indent=2, sort_keys=True) + "\n"
     (folder / "model.safetensors.index.json").write_text(text, encoding="utf-8")

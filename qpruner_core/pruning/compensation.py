@@ -38,6 +38,7 @@ __all__ = [
     "compensated",
     "removed_inputs",
     "round_biases_",
+    "rounded_bias",
     "settled_statistics",
     "with_biases",
 ]
@@ -155,8 +156,14 @@ def round_biases_(
     new_name = Renaming(layout, plan)
     for name in plan.biases:
         bias = model.get_submodule(str(new_name(name))).get_parameter("bias")
-        for dtype in _STORED.get(stored_dtype, _EITHER):
-            bias.copy_(bias.to(dtype))
+        bias.copy_(rounded_bias(bias, stored_dtype))
+
+
+def rounded_bias(bias: torch.Tensor, stored_dtype: str) -> torch.Tensor:
+    """Return a bias as the files of a model of that dtype can hold it, in its own dtype."""
+    for dtype in _STORED.get(stored_dtype, _EITHER):
+        bias = bias.to(dtype).to(bias.dtype)
+    return bias
 
 
 def _stages(
