@@ -65,7 +65,7 @@ def load(spec: ModelSpec, device: Device) -> LoadedModel:
     """
     folder = model_folder(spec)
     card = folder_card(spec, folder)
-    _check_code(spec, folder)
+    check_code(spec, folder)
     tokenizer = load_tokenizer(spec, folder)
     check_tokenizer(tokenizer, card.layout)
     model = _load_weights(spec, folder, card, device)
@@ -129,7 +129,7 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, layout: ModelLayout) -> 
         )
 
 
-def _check_code(spec: ModelSpec, folder: Path) -> None:
+def check_code(spec: ModelSpec, folder: Path) -> None:
     """Refuse layers of unequal width without the code that builds them."""
     config = read_config(folder)
     if config.get(WIDTHS_KEY) and not spec.trust_remote_code:
