@@ -292,6 +292,15 @@ def test_a_bias_that_the_weights_lack_is_said(tiny_folder):
         inspect(tiny_folder)
 
 
+def test_a_checkpoint_of_the_bare_decoder_is_taken(tiny_folder, tiny_model):
+    tensors = {
+        name.removeprefix("model."): tensor.clone()
+        for name, tensor in tiny_model.state_dict().items()
+    }
+    save_file(tensors, tiny_folder / "model.safetensors")
+    assert inspect(tiny_folder).parameters == sum(p.numel() for p in tiny_model.parameters())
+
+
 def test_a_config_with_more_layers_than_weights_is_said(tiny_folder):
     change_config(tiny_folder, num_hidden_layers=3)
     with pytest.raises(BadInputError, match=r"7 of 21 .*is absent where"):

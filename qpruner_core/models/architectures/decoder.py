@@ -196,8 +196,15 @@ class Decoder:
     def shape_on_disk(
         self, name: str, shapes: Mapping[str, tuple[int, ...]]
     ) -> tuple[int, ...] | None:
-        """Return the shape of a tensor in a checkpoint, as it is called in memory or on disk."""
-        return shapes.get(name, shapes.get(self.disk_name(name)))
+        """Return the shape of a tensor in a checkpoint, as it is called in memory or on disk.
+
+        Checkpoints of the bare decoder leave the first part of every name out, as the first ones
+        of GPT-2 do; stock transformers opens them all the same.
+        """
+        base = self.prefix.partition(".")[0] + "."
+        known = (name, self.disk_name(name))
+        names = (*known, *(each.removeprefix(base) for each in known))
+        return next((shapes[each] for each in names if each in shapes), None)
 
     # What a family overrides ------------------------------------------------------------------
 
