@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     from qpruner_core.models.architectures import Architecture
     from qpruner_core.quantization import Precision
 
+_AGGREGATION = Option(
+    "aggregation",
+    default="element",
+    choices=("element", "vector"),
+    help="Take magnitudes weight by weight, or of the sum over all weights of a unit.",
+)
+
 CRITERIA: Registry[Any] = Registry(
     "importance criterion",
     Entry(
@@ -29,22 +36,59 @@ CRITERIA: Registry[Any] = Registry(
         summary="|w g| summed over a unit's weights: the loss change its removal predicts. "
         "Needs gradients.",
         target="qpruner_core.importance.taylor:TaylorCriterion",
-        facts={"scores": "units", "needs": "gradients"},
+        options=(_AGGREGATION,),
+        facts={"scores": "units", "needs": "gradients", "streams": False},
+    ),
+    Entry(
+        name="taylor_second",
+        title="Taylor, second order",
+        summary="1/2 (w g)^2 per sequence, the Fisher information in the place of the Hessian. "
+        "Needs gradients.",
+        target="qpruner_core.importance.taylor_second:TaylorSecondCriterion",
+        options=(_AGGREGATION,),
+        facts={"scores": "units", "needs": "gradients", "streams": False},
+    ),
+    Entry(
+        name="taylor_mixed",
+        title="Taylor, both orders",
+        summary="|w g - 1/2 (w g)^2|: first and second order together, as in LLM-Pruner. Needs "
+        "gradients.",
+        target="qpruner_core.importance.taylor_mixed:TaylorMixedCriterion",
+        options=(_AGGREGATION,),
+        facts={"scores": "units", "needs": "gradients", "streams": False},
+    ),
+    Entry(
+        name="wanda",
+        title="Wanda",
+        summary="Weights times the norm of what they are multiplied with, where a unit's output "
+        "is read. Needs one forward pass.",
+        target="qpruner_core.importance.wanda:WandaCriterion",
+        facts={"scores": "units", "needs": "inputs", "streams": True},
+    ),
+    Entry(
+        name="flap",
+        title="FLAP, fluctuation",
+        summary="How far a unit's output moves about its mean, times the weights that read it; "
+        "made for bias compensation. Needs one forward pass.",
+        target="qpruner_core.importance.flap:FlapCriterion",
+        facts={"scores": "units", "needs": "inputs", "streams": True},
     ),
     Entry(
         name="magnitude",
         title="Weight magnitude",
         summary="Norm of the weights a unit owns. Needs no calibration data.",
         target="qpruner_core.importance.magnitude:MagnitudeCriterion",
-        options=(Option("p", default=2.0, low=1.0, high=4.0, help="Order of the norm."),),
-        facts={"scores": "units", "needs": "weights"},
+        options=(
+            Option("p", default=2.0, low=1.0, high=4.0, help="Order of the norm: 1 is L1, 2 L2."),
+        ),
+        facts={"scores": "units", "needs": "weights", "streams": True},
     ),
     Entry(
         name="random",
         title="Random (control)",
         summary="A seeded random score: what any criterion has to beat.",
         target="qpruner_core.importance.random:RandomCriterion",
-        facts={"scores": "units", "needs": "weights", "takes_seed": True},
+        facts={"scores": "units", "needs": "weights", "streams": True, "takes_seed": True},
     ),
     Entry(
         name="mutual_information",
@@ -63,19 +107,25 @@ CRITERIA: Registry[Any] = Registry(
             Option("n_neighbors", default=3, low=1, high=20, help="Neighbours of the estimator."),
             Option("n_samples", default=1024, low=64, high=65536, help="Token positions sampled."),
         ),
-        facts={"scores": "layers", "needs": "activations", "takes_seed": True},
+        facts={
+            "scores": "layers",
+            "needs": "activations",
+            "streams": False,
+            "takes_seed": True,
+        },
     ),
     Entry(
         name="block_influence",
         title="Block Influence",
         summary="1 - cos(layer input, layer output): how far a layer turns the residual stream.",
         target="qpruner_core.importance.block_influence:BlockInfluence",
-        facts={"scores": "layers", "needs": "activations"},
+        facts={"scores": "layers", "needs": "activations", "streams": True},
     ),
 )
-"""Facts: ``scores`` is ``units`` or ``layers``; ``needs`` is ``weights``, ``gradients`` or
-``activations``; ``takes_seed`` says whether the target is called with a ``seed`` beside its
-options.
+"""Facts: ``scores`` is ``units`` or ``layers``; ``needs`` is ``weights``, ``gradients``,
+``inputs`` (moments of what enters output projections) or ``activations``; ``streams`` says whether
+one layer at a time in memory is enough; ``takes_seed`` whether the target is called with a
+``seed`` beside its options.
 """
 
 ARCHITECTURES: Registry[Architecture] = Registry(

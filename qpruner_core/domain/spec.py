@@ -96,6 +96,8 @@ class ImportanceSpec:
 
     criteria: tuple[str, ...] = (
         "taylor",
+        "wanda",
+        "flap",
         "magnitude",
         "random",
         "mutual_information",
@@ -155,7 +157,7 @@ class PruningSpec:
         _require(
             0.0 <= self.ratio < 1.0,
             f"The pruning ratio is {self.ratio}",
-            "It is a share of the units in [0, 1); choose one in that range.",
+            "It is a share of the parameters of the decoder layers in [0, 1); choose one in that range.",
         )
         choices = (("scope", SCOPES), ("shape", SHAPES), ("compensation", COMPENSATIONS))
         for name, known in choices:

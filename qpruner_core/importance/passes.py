@@ -5,27 +5,33 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
 
 from qpruner_core.domain.layout import ModelLayout
-from qpruner_core.errors import DataTooShortError, NonFiniteLossError
+from qpruner_core.errors import NonFiniteLossError
+from qpruner_core.importance.freeing import Freeing
+from qpruner_core.models.inputs import OnBatch, evaluating, micro_batches, require_text
 from qpruner_core.models.trunk import final_logits, first_inputs, run_layers, sequence_losses
 
 if TYPE_CHECKING:
     from qpruner_core.importance import LayerSignal
 
-TOKENS_PER_BATCH = 1024
-"""Tokens of one micro-batch: eight sequences of 128."""
+SEQUENCES_PER_BACKWARD = 1
+"""Sequences whose gradients are one sample of Taylor criteria.
 
-OnBatch = Callable[[], None]
+The Fisher information is the second moment of the gradients of single sequences: over B sequences
+at once it would shrink by B and mix with the square of their mean. Element-wise first order takes
+the magnitude of every sample, and at the end of training, where gradients cancel over a text, the
+mean magnitude over many samples says more than the magnitude of their sum, which is one sample.
+"""
 
 
-def n_batches(ids: torch.Tensor) -> int:
-    """Return the micro-batches of one pass over ids (n, T)."""
-    return len(list(_batches(ids)))
+def n_batches(ids: torch.Tensor, sequences: int | None = None) -> int:
+    """Return the micro-batches of one pass over ids (n, T); see `micro_batches`."""
+    return len(list(micro_batches(ids, sequences)))
 
 
 @torch.no_grad()
@@ -44,40 +50,59 @@ def forward_pass(
         NonFiniteLossError: A layer gives values that are not finite.
         DataTooShortError: There is no sequence.
     """
-    _require_text(ids)
+    require_text(ids)
     for signal in signals:
         signal.begin(layout.n_layers, *ids.shape)
-    with _evaluating(model):
-        for first, batch in _batches(ids):
+    with evaluating(model):
+        for first, batch in micro_batches(ids):
             _show_batch(model, layout, batch, first, signals)
             on_batch()
 
 
-@contextmanager
 def gradient_pass(
-    model: nn.Module, layout: ModelLayout, ids: torch.Tensor, on_batch: OnBatch
-) -> Iterator[None]:
-    """Inside, the parameters that units own carry the gradient of the mean loss over ids (n, T).
+    model: nn.Module, layout: ModelLayout, ids: torch.Tensor, freeing: Freeing, on_batch: OnBatch
+) -> None:
+    """Show the gradients of every group once per micro-batch of ids (n, T), in one pass.
 
-    Gradients are added up micro-batch by micro-batch in the parameters' dtype and exist for these
-    parameters alone, so that memory is weights, gradients and the activations of one micro-batch.
-    They are gone afterwards.
+    A micro-batch has `SEQUENCES_PER_BACKWARD` sequences, and its gradients are those of their mean
+    loss. They exist for tensors that units own alone and are freed as soon as they were seen, so
+    that memory is weights, one layer's gradients and the activations of one micro-batch.
 
     Raises:
         NonFiniteLossError: The loss is not finite.
         DataTooShortError: There is no sequence, or none with a second token.
     """
-    _require_text(ids, length=2)
-    owned = {part.tensor for group in layout.groups for part in group.slices}
-    with _evaluating(model), _only_trainable(model, owned), torch.enable_grad():
-        for _, batch in _batches(ids):
-            hidden = run_layers(model, layout, first_inputs(model, layout, batch))
-            loss = sequence_losses(model, hidden, batch).sum() / len(ids)
+    require_text(ids, length=2)
+    only = _only_trainable(model, freeing.parameters)
+    with evaluating(model), only, freeing.listening(), torch.enable_grad():
+        for _, batch in micro_batches(ids, SEQUENCES_PER_BACKWARD):
+            hidden = _run_announced(model, layout, batch, freeing.finish)
+            loss = sequence_losses(model, hidden, batch).mean()
             if not torch.isfinite(loss):
                 raise _not_finite("the loss on calibration text")
             torch.autograd.backward(loss)
+            freeing.finish_all()
             on_batch()
-        yield
+
+
+def _run_announced(
+    model: nn.Module, layout: ModelLayout, batch: torch.Tensor, left: Callable[[int], None]
+) -> torch.Tensor:
+    """Return the states after the last layer; on the way back, ``left`` is told every layer whose
+    gradients are complete.
+    """
+    inputs = first_inputs(model, layout, batch)
+    for layer in range(layout.n_layers):
+        if inputs.hidden.requires_grad:
+            cast("Any", inputs.hidden).register_hook(partial(_tell, left, layer))
+        inputs = inputs.at(run_layers(model, layout, inputs, layer, layer + 1))
+    return inputs.hidden
+
+
+def _tell(left: Callable[[int], None], layer: int, _gradient: torch.Tensor) -> None:
+    # Autograd reaches what made a layer's input after everything that was made from it, so all
+    # gradients of the layer's own tensors are there by now.
+    left(layer)
 
 
 def _show_batch(
@@ -99,47 +124,20 @@ def _show_batch(
         signal.see_output(first, inputs.hidden, partial(final_logits, model))
 
 
-def _batches(ids: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
-    """Yield micro-batches of about `TOKENS_PER_BATCH` tokens, each after its first index."""
-    size = max(1, TOKENS_PER_BATCH // max(1, ids.shape[1]))
-    for first in range(0, len(ids), size):
-        yield first, ids[first : first + size]
-
-
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Put every module into eval mode and back into the mode it was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-@contextmanager
-def _only_trainable(model: nn.Module, names: set[str]) -> Iterator[None]:
-    """Let only the named parameters gather gradients; clear all and restore flags at the end."""
+def _only_trainable(model: nn.Module, chosen: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Let only these parameters gather gradients; clear all and restore flags at the end."""
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    wanted = {id(parameter) for parameter in chosen}
     model.zero_grad(set_to_none=True)
     try:
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name in names)
+        for parameter, _ in flags:
+            parameter.requires_grad_(id(parameter) in wanted)
         yield
     finally:
         model.zero_grad(set_to_none=True)
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
-
-
-def _require_text(ids: torch.Tensor, length: int = 1) -> None:
-    n_sequences, n_tokens = ids.shape
-    if n_sequences < 1 or n_tokens < length:
-        raise DataTooShortError(
-            f"The calibration text has {n_sequences} sequences of {n_tokens} tokens, but scoring "
-            f"needs one of {length} or more. Choose a longer text or another sequence length."
-        )
 
 
 def _not_finite(what: str) -> NonFiniteLossError:

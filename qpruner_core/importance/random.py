@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from qpruner_core.importance.criterion import Criterion
+
 if TYPE_CHECKING:
     from qpruner_core.models.coupled import CoupledGroup
 
 
-class RandomCriterion:
+class RandomCriterion(Criterion):
     """Uniform scores in [0, 1), the same for a group of that name and size under one seed.
 
     Each group draws from its own generator, so that its scores depend neither on the device nor on

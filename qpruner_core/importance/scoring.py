@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,11 +15,20 @@ from torch import nn
 from qpruner_core.catalog import CRITERIA
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.progress import OnProgress, Progress, silent
-from qpruner_core.domain.record import ImportanceCell
+from qpruner_core.domain.record import Agreement, ImportanceCell
 from qpruner_core.domain.spec import ImportanceSpec
 from qpruner_core.errors import BadInputError, NonFiniteLossError
-from qpruner_core.importance.passes import forward_pass, gradient_pass, n_batches
-from qpruner_core.models.coupled import coupled_groups
+from qpruner_core.importance.agreement import agreement
+from qpruner_core.importance.freeing import Freeing
+from qpruner_core.importance.passes import (
+    SEQUENCES_PER_BACKWARD,
+    forward_pass,
+    gradient_pass,
+    n_batches,
+)
+from qpruner_core.importance.reach import counting, warnings
+from qpruner_core.models.coupled import CoupledGroup, coupled_groups
+from qpruner_core.models.inputs import output_projections, watching
 from qpruner_core.registry import OptionValue
 
 if TYPE_CHECKING:
@@ -28,7 +36,12 @@ if TYPE_CHECKING:
 
 Values = NDArray[np.float32]
 
-MODULES = {"kv_heads": "attention", "mlp_channels": "mlp"}
+MODULES = {
+    "kv_heads": "attention",
+    "mlp_channels": "mlp",
+    "expert_channels": "mlp",
+    "experts": "experts",
+}
 """Kind of unit -> module of the importance table."""
 
 
@@ -44,6 +57,10 @@ class Scores:
     """Calibration tokens seen."""
     kinds: Mapping[str, tuple[int, str]]
     """Group name -> decoder layer and kind of unit."""
+    agreement: tuple[Agreement, ...] = ()
+    """Rank agreement of every two unit criteria, per kind of unit."""
+    warnings: tuple[str, ...] = ()
+    """Sentences for the person."""
 
 
 def score(
@@ -54,6 +71,9 @@ def score(
     on_progress: OnProgress = silent,
 ) -> Scores:
     """Score every unit and layer by all criteria of a spec.
+
+    One pass with gradients serves all criteria of gradients, one forward pass all criteria of
+    inputs and all layer signals; criteria of weights need none.
 
     Args:
         model: The model; left as found.
@@ -69,29 +89,27 @@ def score(
     """
     ids = ids.to(next(model.parameters()).device)
     wanted = _Wanted.of(spec)
-    ticker = _Ticker(on_progress, wanted.n_pieces(n_batches(ids)))
+    ticker = _Ticker(on_progress, wanted.n_pieces(ids))
+    for criterion in wanted.criteria.values():
+        criterion.begin(layout.groups)
+    with counting(model, layout) as n_rows:
+        _score_by_text(wanted, model, layout, ids, ticker)
     units: dict[str, Mapping[str, Values]] = {}
+    for name, criterion in wanted.criteria.items():
+        units[name] = _score_units(name, criterion, model, layout)
+        ticker.tick(f"Scored by {name}")
     layers: dict[str, Values] = {}
-    gradients = (
-        gradient_pass(model, layout, ids, ticker.batch("Gradients"))
-        if wanted.needs_gradients
-        else nullcontext()
-    )
-    with gradients:
-        for name, criterion in wanted.criteria.items():
-            units[name] = _score_units(name, criterion, model, layout)
-            ticker.tick(f"Scored by {name}")
-    if wanted.signals:
-        signals = list(wanted.signals.values())
-        forward_pass(model, layout, ids, signals, ticker.batch("Activations"))
-        for name, signal in wanted.signals.items():
-            layers[name] = _finite(name, "the layers", signal.values())
-            ticker.tick(f"Scored by {name}")
+    for name, signal in wanted.signals.items():
+        layers[name] = _finite(name, "the layers", signal.values())
+        ticker.tick(f"Scored by {name}")
+    kinds = {group.name: (group.layer, group.kind) for group in layout.groups}
     return Scores(
         unit_scores=units,
         layer_scores=layers,
         n_tokens=ids.numel(),
-        kinds={group.name: (group.layer, group.kind) for group in layout.groups},
+        kinds=kinds,
+        agreement=agreement(units, {name: kind for name, (_, kind) in kinds.items()}),
+        warnings=warnings(n_rows, layout, ids.numel()),
     )
 
 
@@ -127,15 +145,25 @@ def layer_signal(
 
 
 def table(scores: Scores) -> tuple[ImportanceCell, ...]:
-    """Return the importance table: means over a module's units, and layer signals as they are."""
+    """Return the importance table: means over a module's units, and layer signals as they are.
+
+    The experts of a layer are one MLP: the mean is over the channels of all.
+    """
     cells = []
     for criterion, groups in scores.unit_scores.items():
+        modules: dict[tuple[int, str], list[Values]] = {}
         for name, values in groups.items():
             layer, kind = scores.kinds[name]
-            value = float(values.mean(dtype=np.float64))
-            cells.append(
-                ImportanceCell(layer=layer, module=MODULES[kind], criterion=criterion, value=value)
+            modules.setdefault((layer, MODULES[kind]), []).append(values)
+        cells += [
+            ImportanceCell(
+                layer=layer,
+                module=module,
+                criterion=criterion,
+                value=float(np.concatenate(values).mean(dtype=np.float64)),
             )
+            for (layer, module), values in modules.items()
+        ]
     for criterion, values in scores.layer_scores.items():
         cells += [
             ImportanceCell(layer=layer, module="layer", criterion=criterion, value=float(value))
@@ -146,27 +174,39 @@ def table(scores: Scores) -> tuple[ImportanceCell, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Wanted:
-    """The criteria of a spec, made and sorted by what they score."""
+    """The criteria of a spec, made and sorted by what they score and need."""
 
     criteria: Mapping[str, UnitCriterion]
     signals: Mapping[str, LayerSignal]
-    needs_gradients: bool
+    needs: Mapping[str, object]
+    """Criterion -> its fact ``needs``."""
 
     @classmethod
     def of(cls, spec: ImportanceSpec) -> _Wanted:
         """Make every criterion of a spec, in its order."""
-        made = {name: _create(name, spec) for name in spec.criteria}
+        made = {name: create(name, spec) for name in spec.criteria}
         facts = {name: CRITERIA.entry(name).facts for name in made}
         return cls(
             criteria={n: made[n] for n in made if facts[n]["scores"] == "units"},
             signals={n: made[n] for n in made if facts[n]["scores"] == "layers"},
-            needs_gradients=any(f["needs"] == "gradients" for f in facts.values()),
+            needs={n: facts[n]["needs"] for n in made},
         )
 
-    def n_pieces(self, batches: int) -> int:
-        """Return how many pieces of work are reported for that many micro-batches per pass."""
-        passes = int(self.needs_gradients) + int(bool(self.signals))
-        return passes * batches + len(self.criteria) + len(self.signals)
+    def that_need(self, what: str) -> list[UnitCriterion]:
+        """Return the unit criteria that need gradients, or inputs."""
+        return [made for name, made in self.criteria.items() if self.needs[name] == what]
+
+    @property
+    def looks_forward(self) -> bool:
+        """Whether there is a forward pass."""
+        return bool(self.signals or self.that_need("inputs"))
+
+    def n_pieces(self, ids: torch.Tensor) -> int:
+        """Return how many pieces of work are reported for those calibration tokens."""
+        pieces = len(self.criteria) + len(self.signals)
+        if self.that_need("gradients"):
+            pieces += n_batches(ids, SEQUENCES_PER_BACKWARD)
+        return pieces + (n_batches(ids) if self.looks_forward else 0)
 
 
 class _Ticker:
@@ -187,10 +227,40 @@ class _Ticker:
         return partial(self.tick, message)
 
 
-def _create(name: str, spec: ImportanceSpec) -> Any:
+def create(name: str, spec: ImportanceSpec) -> Any:
+    """Return the criterion or signal of that name with the options and the seed of a spec.
+
+    Raises:
+        UnknownNameError: It has no entry.
+        BadInputError: An option is unknown or does not fit.
+    """
     options = CRITERIA.options(name, spec.options.get(name, {}))
     seed = {"seed": spec.seed} if CRITERIA.entry(name).facts.get("takes_seed") else {}
     return CRITERIA.target(name)(**options, **seed)
+
+
+def _score_by_text(
+    wanted: _Wanted, model: nn.Module, layout: ModelLayout, ids: torch.Tensor, ticker: _Ticker
+) -> None:
+    """Make the passes that the criteria need and show them what they see."""
+    learning = wanted.that_need("gradients")
+    if learning:
+        freeing = Freeing(coupled_groups(model, layout), partial(_show_gradients, learning))
+        gradient_pass(model, layout, ids, freeing, ticker.batch("Gradients"))
+    if wanted.looks_forward:
+        watched = output_projections(layout) if wanted.that_need("inputs") else {}
+        modules = {name: model.get_submodule(name) for name in watched.values()}
+        with watching(modules) as stats:
+            signals = list(wanted.signals.values())
+            forward_pass(model, layout, ids, signals, ticker.batch("Activations"))
+        for criterion in wanted.that_need("inputs"):
+            for group in layout.groups:
+                criterion.see_inputs(group, stats)
+
+
+def _show_gradients(criteria: Sequence[UnitCriterion], group: CoupledGroup) -> None:
+    for criterion in criteria:
+        criterion.see_gradients(group)
 
 
 def _score_units(

@@ -1,35 +1,27 @@
-"""First-order Taylor importance: how much the loss would move if a weight were set to zero."""
+"""First-order Taylor importance: how much the loss would move if a unit were set to zero."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
-if TYPE_CHECKING:
-    from qpruner_core.models.coupled import CoupledGroup
+from qpruner_core.importance.criterion import TaylorLike
 
 
-class TaylorCriterion:
-    """|w g| summed over every weight that would leave with a unit.
+class TaylorCriterion(TaylorLike):
+    """f(w g) = w g: the change of the loss to first order.
 
-    Setting a weight w to zero changes the loss L by -w dL/dw to first order. A unit's importance
-    is the sum of the magnitudes over the weights of all tensors of its coupled group:
+    Setting a weight w to zero changes the loss L by -w dL/dw to first order, so that
 
-        I(u) = sum over w in u of |w dL/dw|,    L = mean negative log-likelihood per token; nats
+        "element":  I(u) = mean over b of sum over w in u of |w g_b|
+        "vector":   I(u) = |sum over w in u of w g|,    g the gradient over all text; nats
 
-    Reference: Ma et al., LLM-Pruner, arXiv:2305.11627, eq. 4 without its second-order term
-        ("Element, first
-    order"). There scores of the tensors of a group may be multiplied or maximised over as well;
-    here they are summed.
+    Reference: Ma et al., LLM-Pruner, arXiv:2305.11627, eq. 3 (vector-wise) and eq. 4
+    (element-wise), both without their second-order terms. What we do differently: there g is the
+    gradient of one batch of 10 sequences and weight vectors of a group are scored apart, then
+    summed, multiplied or maximised over; here b runs over sequences of all calibration text, and a
+    unit's weights count as one vector, for they leave together.
     """
 
-    @torch.no_grad()
-    def score(self, group: CoupledGroup) -> torch.Tensor:
-        """Return the importance of each unit, shape ``(group.n_units,)``, float32; needs
-        gradients.
-        """
-        total = torch.zeros(group.n_units, device=group.device)
-        for weight, gradient in zip(group.weights, group.gradients, strict=True):
-            total += (weight.float() * gradient.float()).abs().sum(dim=1)
-        return total
+    def change(self, products: torch.Tensor) -> torch.Tensor:
+        """Return the products w g themselves."""
+        return products
