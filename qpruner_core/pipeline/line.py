@@ -145,6 +145,8 @@ class Line:
             unit_scores=self._store.write_arrays(self._run_id, "unit_scores", arrays),
             n_tokens=scores.n_tokens,
             device=dense.device.name,
+            agreement=scores.agreement,
+            warnings=scores.warnings,
         )
 
     def _prune(self) -> PruningOutcome:
