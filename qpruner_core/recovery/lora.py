@@ -113,7 +113,8 @@ def recover(  # noqa: PLR0913 - one call of the line, every argument is another 
 
 
 def add_adapters_(model: Any, layout: ModelLayout, spec: RecoverySpec) -> Any:
-    """Wrap every Linear of the decoder layers with a LoRA adapter, in place, and freeze the rest.
+    """Wrap every Linear and Conv1D of the decoder layers with a LoRA adapter, in place, and freeze
+    the rest.
 
     Returns:
         The PEFT model; its adapters are float32 whatever the model computes in.
@@ -136,6 +137,8 @@ def add_adapters_(model: Any, layout: ModelLayout, spec: RecoverySpec) -> Any:
     with warnings.catch_warnings():
         # PEFT 0.21 asks transformers 5 by a name that it has since changed; it works.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        # It settles module by module which way round a weight is stored, and says so every time.
+        warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)
         return get_peft_model(model, config)
 
 

@@ -9,9 +9,10 @@ Linear has 4 bits. What is stored of a Linear ``X``:
                X.nested   float32 (blocks/256 + 1,)  scales of 256 such scales, then their offset
     int8       X.weight   int8    (out, in)
                X.SCB      float32 (out,)             largest absolute value of every row
-    bf16       X.weight   bfloat16 (out, in)
+    bf16       X.weight   bfloat16 (out, in), of a Conv1D (in, out)
 
-The two code tables of the 4-bit formats are constants of bitsandbytes and are not stored.
+A Conv1D below 16 bit is stored as the Linear that computes the same, and opens as one. The two
+code tables of the 4-bit formats are constants of bitsandbytes and are not stored.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional
+from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.auto import (
     AUTO_QUANTIZATION_CONFIG_MAPPING,
     AUTO_QUANTIZER_MAPPING,
@@ -65,9 +67,15 @@ class Int8Linear(nn.Linear):
         return functional.linear(x, weight.to(x.dtype), bias)
 
 
-def four_bit_place(linear: nn.Linear, kind: str, dtype: torch.dtype) -> Any:
+def sizes(linear: Any) -> tuple[int, int]:
+    """Return outputs and inputs of a Linear or Conv1D."""
+    rows, columns = linear.weight.shape
+    return (columns, rows) if isinstance(linear, Conv1D) else (rows, columns)
+
+
+def four_bit_place(linear: Any, kind: str, dtype: torch.dtype) -> Any:
     """Return an empty bitsandbytes Linear4bit with a place for every stored tensor."""
-    rows, columns, has_bias = linear.out_features, linear.in_features, linear.bias is not None
+    (rows, columns), has_bias = sizes(linear), linear.bias is not None
     bnb: Any = import_module("bitsandbytes")
     place = bnb.nn.Linear4bit(columns, rows, has_bias, compute_dtype=dtype, quant_type=kind)
     blocks = ceil(rows * columns / BLOCK_SIZE)
@@ -174,8 +182,8 @@ class QPrunerQuantizer(HfQuantizer):
             if precision in ("nf4", "fp4"):
                 setattr(parent, leaf, four_bit_place(linear, precision, self.compute_dtype))
             elif precision == "int8":
-                bias = linear.bias is not None
-                setattr(parent, leaf, Int8Linear(linear.in_features, linear.out_features, bias))
+                rows, columns = sizes(linear)
+                setattr(parent, leaf, Int8Linear(columns, rows, linear.bias is not None))
 
     def _process_model_after_weight_loading(self, model: Any, **_: Any) -> Any:
         for module in model.modules():

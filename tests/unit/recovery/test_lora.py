@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import errno
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from peft import PeftModel
 from safetensors import SafetensorError
 from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.metrics import Metrics
@@ -18,6 +20,7 @@ from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.progress import Progress
 from qpruner_core.domain.spec import RecoverySpec
 from qpruner_core.errors import StorageFullError
+from qpruner_core.models.architectures import gpt2
 from qpruner_core.quantization.packing import pack_
 from qpruner_core.recovery.adapter import save_adapter
 from qpruner_core.recovery.lora import Recovered, add_adapters_, recover
@@ -93,6 +96,30 @@ def test_the_gradient_reaches_the_adapters_of_every_precision(
     for name, gradient in reached.items():
         assert gradient is not None, name
         assert gradient.abs().sum() > 0, name
+
+
+def test_adapters_learn_on_conv1d_modules_and_what_they_are_packed_into(
+    training: torch.Tensor, tmp_path: Path
+) -> None:
+    config = GPT2Config(
+        vocab_size=128, n_embd=64, n_layer=2, n_head=2, n_positions=32, bos_token_id=0
+    )
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(config).eval()
+    layout = gpt2.FAMILY.layout(config.to_dict())
+    turns = zip(layout.linears, CYCLE * len(layout.linears), strict=False)
+    plan = PrecisionPlan(precisions={linear.name: name for linear, name in turns})
+    pack_(model, layout, plan, torch.float32)
+    twin = copy.deepcopy(model)
+    recovered = run(model, layout, plan, training, tmp_path / "adapter")
+    assert recovered.losses[-1] < 0.9 * recovered.losses[0]
+    rank, sizes = SPEC.rank, [x.in_features + x.out_features for x in layout.linears]
+    assert recovered.trainable_parameters == rank * sum(sizes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT tells of every weight that lies the other way round
+        twin.is_loaded_in_4bit = True
+        again = PeftModel.from_pretrained(twin, recovered.adapter).eval()
+    assert torch.equal(logits(again, training[:2]), logits(recovered.model, training[:2]))
 
 
 def test_base_weights_stay_bit_for_bit(
