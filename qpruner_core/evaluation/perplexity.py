@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from qpruner_core.models.trunk import head_logits
+
 TOKENS_PER_BATCH = 2048
 """Tokens of one forward pass; one sequence at least."""
 
@@ -25,13 +27,12 @@ def text_loss(model: nn.Module, ids: torch.Tensor) -> float:
     """
     device = next(model.parameters()).device
     whole = cast("Any", model)
-    head = whole.get_output_embeddings()
     total = torch.zeros((), dtype=torch.float64, device=device)
     for batch in torch.split(ids, max(1, TOKENS_PER_BATCH // ids.shape[1])):
         on_device = batch.to(device)
         hidden = whole.get_decoder()(input_ids=on_device, use_cache=False).last_hidden_state
         for states, targets in zip(hidden, on_device, strict=True):
-            logits = head(states[:-1])
+            logits = head_logits(model, states[:-1])
             wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
             total += functional.cross_entropy(wide, targets[1:], reduction="sum").double()
     return float(total) / (ids.shape[0] * (ids.shape[1] - 1))

@@ -23,6 +23,7 @@ from torch import nn
 
 from qpruner_core.domain.metrics import TaskResult
 from qpruner_core.evaluation.choices import EncodedItem
+from qpruner_core.models.trunk import head_logits
 
 TOKENS_PER_BATCH = 2048
 """Tokens of one forward pass, padding included; one row at least."""
@@ -129,37 +130,52 @@ def choice_log_likelihoods(
     sums = torch.zeros(n_choices, dtype=torch.float64)
     device = next(model.parameters()).device
     whole = cast("Any", model)
-    head = whole.get_output_embeddings()
     for batch in batches:
         hidden = whole.get_decoder()(
             input_ids=batch.ids.to(device), use_cache=False, **_visibility(batch, model, device)
         ).last_hidden_state
         states = hidden.flatten(0, 1)[batch.sources.to(device)]
-        sums.index_add_(0, batch.picks[:, 2], _picked(head, states, batch.picks))
+        sums.index_add_(0, batch.picks[:, 2], _picked(model, states, batch.picks))
     return sums
 
 
-def _visibility(batch: Batch, model: nn.Module, device: torch.device) -> dict[str, torch.Tensor]:
-    """Return the mask ``(B, 1, T, T)`` and positions of branched rows; nothing for plain ones."""
+def _visibility(batch: Batch, model: nn.Module, device: torch.device) -> dict[str, Any]:
+    """Return the masks ``(B, 1, T, T)`` and positions of branched rows; nothing for plain ones.
+
+    A mask that is handed to a model takes the place of its own, so sliding windows are drawn in
+    here, by the positions that tokens have in their own text.
+    """
     if not bool(batch.branches.any()):
         return {}
-    branches = batch.branches.to(device)
+    branches, positions = batch.branches.to(device), batch.positions.to(device)
     keys, queries = branches[:, None, :], branches[:, :, None]
     width = branches.shape[1]
     causal = torch.ones(width, width, dtype=torch.bool, device=device).tril()
     seen = causal & ((keys == 0) | (keys == queries))
+    config = cast("Any", model).config
+    kinds = getattr(config, "layer_types", None) or ()
+    window = getattr(config, "sliding_window", None)
     dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
-    mask = torch.zeros(seen.shape, dtype=dtype, device=device)
-    mask.masked_fill_(~seen, torch.finfo(dtype).min)
-    return {"attention_mask": mask[:, None], "position_ids": batch.positions.to(device)}
+    masks: Any = _added(seen, dtype)
+    if window is not None and (not kinds or "sliding_attention" in kinds):
+        near = positions[:, :, None] - positions[:, None, :] < window
+        sliding = _added(seen & near, dtype)
+        masks = {"full_attention": masks, "sliding_attention": sliding} if kinds else sliding
+    return {"attention_mask": masks, "position_ids": positions}
 
 
-def _picked(head: nn.Module, states: torch.Tensor, picks: torch.Tensor) -> torch.Tensor:
+def _added(seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return what is added to attention logits, ``(B, 1, T, T)``, for what may be seen."""
+    mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+    return mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
+
+
+def _picked(model: nn.Module, states: torch.Tensor, picks: torch.Tensor) -> torch.Tensor:
     """Return the log-probability of every predicted token, ``(P,)`` float64 on the CPU."""
     found = torch.zeros(len(picks), dtype=torch.float64)
-    step = max(1, LOGITS_AT_ONCE // int(cast("Any", head).weight.shape[0]))
+    step = max(1, LOGITS_AT_ONCE // int(cast("Any", model).config.vocab_size))
     for start in range(0, len(states), step):
-        logits = head(states[start : start + step]).float()
+        logits = head_logits(model, states[start : start + step]).float()
         normaliser = logits.logsumexp(dim=-1)
         here = (picks[:, 0] >= start) & (picks[:, 0] < start + step)
         rows, tokens = (picks[here, column].to(states.device) for column in (0, 1))

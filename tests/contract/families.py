@@ -274,10 +274,10 @@ CASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 """Name of a case -> family, config."""
 
 
-def build(case: str) -> Any:
-    """Return the model of a case, as the line has it in memory."""
+def build(case: str, **changes: Any) -> Any:
+    """Return the model of a case, as the line has it in memory; changes go into its config."""
     name, values = CASES[case]
-    config = AutoConfig.for_model(name, **values)
+    config = AutoConfig.for_model(name, **{**values, **changes})
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(
         config, attn_implementation=FAMILIES[name].attention, dtype=torch.float64

@@ -112,3 +112,51 @@ def test_losses_of_half_precision_states_are_taken_in_float32(tiny_model, tiny_l
     with torch.no_grad():
         hidden = trunk.run_layers(model, tiny_layout, trunk.first_inputs(model, tiny_layout, ids))
         assert trunk.sequence_losses(model, hidden, ids).dtype == torch.float32
+
+
+def built(family, **changes):
+    """A random model of three layers in float64, with its layout."""
+    sizes = {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 3}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0}
+    values = {**sizes, **heads, "intermediate_size": 48, "initializer_range": 0.2, **changes}
+    config = AutoConfig.for_model(family, **values)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float64).eval()
+    return model, ARCHITECTURES.target(family).layout(config.to_dict())
+
+
+@torch.no_grad()
+def test_rotary_positions_of_their_own_are_kept_for_every_layer(ids):
+    # Texts shorter than the window: the masks are alike, only the rotary bases differ.
+    kinds = ["sliding_attention", "full_attention", "sliding_attention"]
+    model, layout = built("gemma3_text", head_dim=8, sliding_window=64, layer_types=kinds)
+    inputs = trunk.first_inputs(model, layout, ids)
+    assert len(inputs.by_layer) == 3
+    hidden = trunk.run_layers(model, layout, inputs)
+    assert torch.allclose(trunk.final_logits(model, hidden), model(ids).logits, rtol=0, atol=1e-12)
+
+
+@torch.no_grad()
+def test_layers_that_are_handed_the_same_share_it(ids):
+    model, layout = built("granite")
+    assert trunk.first_inputs(model, layout, ids).by_layer == ()
+
+
+@torch.no_grad()
+def test_arguments_given_by_place_are_known_by_name(tiny_model, tiny_layout):
+    ids = torch.arange(16).reshape(2, 8)
+    expected = tiny_model(ids).logits
+    layers = trunk.decoder_layers(tiny_model, tiny_layout)
+    call = type(layers[0]).__call__
+
+    class ByPlace(type(layers[0])):
+        def __call__(self, hidden_states, attention_mask=None, position_ids=None, **others):
+            return call(self, hidden_states, attention_mask, position_ids, **others)
+
+    for layer in layers:
+        layer.__class__ = ByPlace
+    inputs = trunk.first_inputs(tiny_model, tiny_layout, ids)
+    assert "position_ids" in inputs.kwargs
+    assert "kwargs" not in inputs.kwargs
+    hidden = trunk.run_layers(tiny_model, tiny_layout, inputs)
+    torch.testing.assert_close(trunk.final_logits(tiny_model, hidden), expected)
