@@ -149,7 +149,8 @@ def _prune_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pruning-ratio",
         type=float,
-        help=f"share of the units that leave, in [0, 1); default {default.ratio}",
+        help="share of the parameters of the decoder layers that leaves, in [0, 1); "
+        f"default {default.ratio}",
     )
     parser.add_argument("--criterion", choices=units, help=f"default {default.criterion}")
     parser.add_argument("--scope", choices=SCOPES, help=f"default {default.scope}")

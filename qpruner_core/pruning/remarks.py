@@ -2,88 +2,147 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 
-from qpruner_core.domain.layout import GroupLayout, ModelLayout
-from qpruner_core.domain.spec import PruningSpec
+from qpruner_core.domain.layout import KINDS as WORDS
+from qpruner_core.domain.layout import ModelLayout
+from qpruner_core.domain.plan import PruningPlan
+from qpruner_core.pruning.request import Request
 from qpruner_core.pruning.widths import (
+    CHANNELS,
     fitting_multiple,
     group_ladder,
+    losing_kinds,
     protected_layers,
     prunable_groups,
+    ratios_by_hand,
 )
 
-KINDS = {"kv_heads": "KV heads", "mlp_channels": "MLP channels"}
-"""Kind of unit -> words for a person."""
+KINDS = {kind: WORDS[kind] for kind in ("kv_heads", "mlp_channels")}
+"""Kinds of unit of a dense model -> words for a person."""
+
+_NEAR = 0.005
+"""Share of the parameters by which a model may miss the ratio before it is said."""
+_LIKE = 0.05
+"""Share of the KV heads by which they may miss the ratio before the stock config is blamed."""
 
 
-def remarks(layout: ModelLayout, pruned: ModelLayout, spec: PruningSpec) -> tuple[str, ...]:
-    """Return one sentence for everything that is not exactly as asked."""
-    found = [*_shape_remarks(layout, spec)]
-    for kind, words in KINDS.items():
-        pairs = [
-            (before, after)
-            for before, after in zip(layout.groups, pruned.groups, strict=True)
-            if before.kind == kind
-        ]
-        if pairs:
-            found += _kind_remarks(layout, pairs, words, spec)
-    return tuple(found)
+def remarks(
+    request: Request, plan: PruningPlan, pruned: ModelLayout, *, is_settled: bool
+) -> tuple[str, ...]:
+    """Return one sentence for everything that is not exactly as asked.
+
+    Args:
+        request: What was asked.
+        plan: What was chosen.
+        pruned: The layout that the plan leaves.
+        is_settled: Whether no unit could leave but by hand, so that the ratio had no say.
+    """
+    ratio = request.spec.ratio
+    if plan.is_identity and not is_settled:
+        nothing = f"A pruning ratio of {ratio:g} rounds to no unit at all; nothing is removed."
+        return (nothing,) if ratio > 0.0 else ()
+    return (
+        *_shape_remarks(request),
+        *_by_hand_remarks(request, is_settled=is_settled),
+        *(() if is_settled else _ratio_remarks(request, plan, pruned)),
+        *_kind_remarks(request, pruned),
+        *_multiple_remarks(request, plan),
+    )
 
 
-def _shape_remarks(layout: ModelLayout, spec: PruningSpec) -> list[str]:
+def _shape_remarks(request: Request) -> Iterator[str]:
+    layout, spec = request.layout, request.spec
     if spec.shape != "uniform":
-        return []
-    found = []
+        return
     if protected_layers(layout.n_layers, spec):
-        found.append("Uniform widths are the same in every layer, so no layer is protected.")
-    if spec.scope == "global":
-        found.append("Uniform widths leave nothing to a global scope; units are ranked per layer.")
-    return found
-
-
-def _kind_remarks(
-    layout: ModelLayout,
-    pairs: Sequence[tuple[GroupLayout, GroupLayout]],
-    words: str,
-    spec: PruningSpec,
-) -> list[str]:
-    prunable = {
-        group.name for groups in prunable_groups(layout, spec).values() for group in groups
-    }
-    touched = [pair for pair in pairs if pair[0].name in prunable]
-    if not touched:
-        return [f"No {words} leave, as every layer has just one of them."]
-    found = []
-    before, after = (sum(pair[side].n_units for pair in touched) for side in (0, 1))
-    share = 1.0 - after / before
-    if abs(share - spec.ratio) > 0.02:
-        first = touched[0][0]
-        narrow = len(group_ladder(layout, first, spec)) < first.n_units and words == "KV heads"
-        why = (
-            f"as a stock {layout.model_type} config takes only numbers of query heads that divide "
-            f"its hidden size of {layout.hidden_size}; per-layer shape has no such limit"
-            if narrow
-            else "the nearest that whole units and rounded widths give"
+        yield "Uniform widths are the same in every layer, so no layer is protected."
+    if spec.scope != "per-layer":
+        yield (
+            f"Uniform widths leave nothing to a {spec.scope} scope; units are ranked per layer."
         )
-        found.append(f"{share:.1%} of the {words} leave rather than {spec.ratio:.1%}, {why}.")
-    if touched[0][0].kind == "mlp_channels":
-        found += _multiple_remarks(touched, spec)
-    return found
+    if spec.layer_ratios:
+        yield "Uniform widths are the same in every layer, so ratios by hand are not followed."
+    present = {group.kind for group in layout.groups}
+    for kind in spec.kinds:
+        if kind in present and kind not in losing_kinds(layout, spec):
+            yield (
+                f"All {WORDS[kind]} stay, as a stock {layout.model_type} config cannot state "
+                f"another number of them; per-layer shape has no such limit."
+            )
 
 
-def _multiple_remarks(
-    touched: Sequence[tuple[GroupLayout, GroupLayout]], spec: PruningSpec
-) -> list[str]:
-    narrowest = min(before.n_units for before, _ in touched)
+def _by_hand_remarks(request: Request, *, is_settled: bool) -> Iterator[str]:
+    layout, spec = request.layout, request.spec
+    by_hand = ratios_by_hand(layout, spec)
+    shielded = protected_layers(layout.n_layers, spec)
+    both = sorted(layer for layer, ratio in by_hand.items() if ratio > 0 and layer in shielded)
+    if both:
+        yield (
+            f"Ratios by hand outrank protection, so {_layers(both)} "
+            f"{'loses' if len(both) == 1 else 'lose'} units although protected."
+        )
+    if is_settled:
+        what = "The ratios by hand decide" if by_hand else "The number of layers to drop decides"
+        yield f"{what} all that can leave; the ratio of {spec.ratio:g} has no say."
+
+
+def _layers(numbers: list[int]) -> str:
+    names = ", ".join(map(str, numbers))
+    return f"layer {names}" if len(numbers) == 1 else f"layers {names}"
+
+
+def _ratio_remarks(request: Request, plan: PruningPlan, pruned: ModelLayout) -> Iterator[str]:
+    """Say what share leaves when it is not the one asked for."""
+    asked, base = request.spec.ratio, request.base
+    whole = sum(request.layout.layer_parameters)
+    share = 1.0 - sum(pruned.layer_parameters) / whole
+    if abs(share - asked) <= _NEAR:
+        return
+    found = f"{share:.1%} of the parameters of the layers leave rather than {asked:.1%}"
+    if share < asked or plan.kept != base.kept or base.is_identity:
+        yield f"{found}, the nearest that whole units and rounded widths give."
+    elif request.dropped:
+        yield f"{found}, as the dropped layers alone hold that much; nothing else leaves."
+    else:
+        yield f"{found}, as that much left in earlier rounds; nothing else leaves."
+
+
+def _kind_remarks(request: Request, pruned: ModelLayout) -> Iterator[str]:
+    """Say which kinds cannot lose anything, or lose another share than the ratio for the sake of
+    a stock config.
+    """
+    layout, spec = request.layout, request.spec
+    for kind in losing_kinds(layout, spec):
+        groups = [group for group in layout.groups if group.kind == kind]
+        if groups and all(group.n_units == 1 for group in groups):
+            yield f"No {WORDS[kind]} leave, as every layer has just one of them."
+        elif groups and kind == "kv_heads" and spec.shape == "uniform":
+            most = max(groups, key=lambda group: group.n_units)
+            after = max(group.n_units for group in pruned.groups if group.kind == kind)
+            lost = 1.0 - after / most.n_units
+            limited = len(group_ladder(layout, most, spec)) < most.n_units
+            if limited and abs(lost - spec.ratio) > _LIKE:
+                yield (
+                    f"{lost:.1%} of the KV heads leave, as a stock {layout.model_type} config "
+                    f"takes only numbers of query heads that divide its hidden size of "
+                    f"{layout.hidden_size}; per-layer shape has no such limit."
+                )
+
+
+def _multiple_remarks(request: Request, plan: PruningPlan) -> Iterator[str]:
+    """Say when the width multiple does not fit, or was left behind at high ratios."""
+    spec = request.spec
+    groups = prunable_groups(request.layout, spec, request.dropped)
+    touched = [group for group in groups if group.kind in CHANNELS]
+    if not touched:
+        return
+    narrowest = min(group.n_units for group in touched)
     multiple = fitting_multiple(narrowest, spec.width_multiple)
     if multiple != spec.width_multiple:
-        return [
+        yield (
             f"MLP widths are multiples of {multiple}, not of {spec.width_multiple}: four times "
             f"that do not fit {narrowest} channels."
-        ]
-    if min(after.n_units for _, after in touched) < multiple:
-        return [
-            f"Some MLPs keep fewer than {multiple} channels, so their widths are powers of two."
-        ]
-    return []
+        )
+    elif any(len(plan.kept.get(group.name, range(multiple))) < multiple for group in touched):
+        yield f"Some MLPs keep fewer than {multiple} channels, so their widths are powers of two."

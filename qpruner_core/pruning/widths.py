@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
 from qpruner_core.domain.layout import GroupLayout, ModelLayout, heads_open_plainly
 from qpruner_core.domain.spec import PruningSpec
+from qpruner_core.errors import BadInputError
+
+Ints = NDArray[np.int64]
+
+CHANNELS = ("mlp_channels", "expert_channels")
+"""Kinds whose numbers are rounded to the width multiple."""
 
 
 def fitting_multiple(width: int, multiple: int) -> int:
@@ -17,30 +28,48 @@ def fitting_multiple(width: int, multiple: int) -> int:
     return 1 << max(0, (width // 4).bit_length() - 1)
 
 
-def width_ladder(width: int, multiple: int) -> tuple[int, ...]:
+# A slider asks for the same ladders at every move, and one rung per channel makes them long.
+@lru_cache(maxsize=256)
+def width_ladder(width: int, multiple: int) -> Ints:
     """Return the widths a group of that width may have, descending from the width itself to 1.
 
     Multiples as far down as they go, then powers of two, so that no ratio below 1 is out of reach
     for want of a multiple. The ladder does not depend on the ratio: a larger ratio goes further
-    down the same rungs.
+    down the same rungs. The array is shared and cannot be written.
     """
-    multiples = range((width - 1) // multiple * multiple, 0, -multiple)
-    powers = (1 << exponent for exponent in reversed(range((multiple - 1).bit_length())))
-    return (width, *multiples, *(power for power in powers if power < min(multiple, width)))
+    multiples = np.arange((width - 1) // multiple * multiple, 0, -multiple)
+    powers = 1 << np.arange((multiple - 1).bit_length())[::-1]
+    below = powers[powers < min(multiple, width)]
+    ladder = np.concatenate(([width], multiples, below)).astype(np.int64)
+    ladder.setflags(write=False)
+    return ladder
 
 
-def group_ladder(layout: ModelLayout, group: GroupLayout, spec: PruningSpec) -> tuple[int, ...]:
-    """Return the numbers of units a group may keep under a spec, descending from all of them."""
-    if group.kind == "mlp_channels":
-        return width_ladder(group.n_units, fitting_multiple(group.n_units, spec.width_multiple))
-    ladder = width_ladder(group.n_units, 1)
-    if spec.shape == "uniform":
-        return ladder[:1] + tuple(n for n in ladder[1:] if heads_open_plainly(layout, n))
+def least_units(layout: ModelLayout, group: GroupLayout) -> int:
+    """Return how many units must stay in a group: one, or the experts that a token asks for."""
+    per_token = int(getattr(layout, "experts_per_token", 1))
+    return max(1, per_token) if group.kind == "experts" else 1
+
+
+def group_ladder(layout: ModelLayout, group: GroupLayout, spec: PruningSpec) -> Ints:
+    """Return the numbers of units a group may keep under a spec, descending from all of them.
+
+    In uniform shape, only numbers of KV heads that the stock config accepts.
+    """
+    multiple = 1
+    if group.kind in CHANNELS:
+        multiple = fitting_multiple(group.n_units, spec.width_multiple)
+    ladder = width_ladder(group.n_units, multiple)
+    if group.kind == "experts":
+        return ladder[ladder >= min(group.n_units, least_units(layout, group))]
+    if group.kind == "kv_heads" and spec.shape == "uniform":
+        opens = [heads_open_plainly(layout, int(n)) for n in ladder]
+        return ladder[[True, *opens[1:]]]
     return ladder
 
 
 def protected_layers(n_layers: int, spec: PruningSpec) -> frozenset[int]:
-    """Return the layers that lose nothing in ``per-layer`` shape.
+    """Return the layers that lose nothing in ``per-layer`` shape, unless a ratio by hand says so.
 
     The defaults are the first 4 and the last 2 layers from 20 layers on; below, a fifth and a
     tenth of the layers, rounded to the nearest, which leaves at least half of them prunable (2 and
@@ -53,26 +82,51 @@ def protected_layers(n_layers: int, spec: PruningSpec) -> frozenset[int]:
     )
 
 
-def prunable_groups(layout: ModelLayout, spec: PruningSpec) -> dict[str, list[GroupLayout]]:
-    """Return kind -> groups that may lose units; one unit per layer is none to spare."""
+def ratios_by_hand(layout: ModelLayout, spec: PruningSpec) -> dict[int, float]:
+    """Return layer -> the share of its parameters that was given by hand.
+
+    Empty in uniform shape, where no layer can have a width of its own.
+
+    Raises:
+        BadInputError: The model has no such layer.
+    """
+    unknown = sorted(int(layer) for layer in spec.layer_ratios if int(layer) >= layout.n_layers)
+    if unknown:
+        raise BadInputError(
+            f"Ratios by hand name the layers {', '.join(map(str, unknown))}, but the model has "
+            f"layers 0 to {layout.n_layers - 1}. Take those ratios out."
+        )
+    if spec.shape == "uniform":
+        return {}
+    return {int(layer): ratio for layer, ratio in spec.layer_ratios.items()}
+
+
+def losing_kinds(layout: ModelLayout, spec: PruningSpec) -> tuple[str, ...]:
+    """Return the kinds of unit that may leave: those asked for, which in uniform shape the stock
+    config must be able to state.
+    """
+    plain = spec.shape != "uniform"
+    return tuple(kind for kind in spec.kinds if plain or kind in layout.plain_kinds)
+
+
+def prunable_groups(
+    layout: ModelLayout, spec: PruningSpec, dropped: frozenset[int] = frozenset()
+) -> list[GroupLayout]:
+    """Return the groups that may lose units, in the layout's order.
+
+    Args:
+        layout: The model before pruning.
+        spec: Kinds, shape, protection and ratios by hand.
+        dropped: Layers that leave whole.
+    """
     uniform = spec.shape == "uniform"
     shielded = frozenset[int]() if uniform else protected_layers(layout.n_layers, spec)
-    kinds: dict[str, list[GroupLayout]] = {}
-    for group in layout.groups:
-        if group.layer not in shielded and (uniform or group.n_units > 1):
-            kinds.setdefault(group.kind, []).append(group)
-    return {kind: groups for kind, groups in kinds.items() if max(g.n_units for g in groups) > 1}
-
-
-def largest_ratio(layout: ModelLayout, spec: PruningSpec) -> float:
-    """Return the largest ratio that leaves a unit in every group; in [0, 1)."""
-    shares = []
-    for groups in prunable_groups(layout, spec).values():
-        total = sum(group.n_units for group in groups)
-        if spec.shape == "uniform":
-            narrowest = min(groups, key=lambda group: group.n_units)
-            least = len(groups) * group_ladder(layout, narrowest, spec)[-1]
-        else:
-            least = sum(group_ladder(layout, group, spec)[-1] for group in groups)
-        shares.append((total - least) / total)
-    return min(shares, default=0.0)
+    shielded = (shielded - ratios_by_hand(layout, spec).keys()) | dropped
+    kinds = losing_kinds(layout, spec)
+    return [
+        group
+        for group in layout.groups
+        if group.layer not in shielded
+        and group.kind in kinds
+        and (uniform or group.n_units > least_units(layout, group))
+    ]
