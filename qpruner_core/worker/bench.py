@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from threading import Event as Flag
 from threading import Lock
@@ -18,7 +18,7 @@ from dbos import error as engine_errors
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.progress import OnProgress, Progress
 from qpruner_core.domain.record import RunRecord, Trial
-from qpruner_core.domain.spec import RunSpec
+from qpruner_core.domain.spec import PruningSpec, RunSpec
 from qpruner_core.errors import NotReadyError, QPrunerError
 from qpruner_core.jobs import PROGRESS
 from qpruner_core.store.codec import to_plain
@@ -58,6 +58,12 @@ class RunsTheLine(Protocol):
 
     def measure(self, plan: PrecisionPlan) -> Trial:
         """Measure a plan made by hand."""
+
+    def compare_begin(self, spec: PruningSpec) -> Sequence[Sequence[str]]:
+        """Return criterion and compensation of every row of a comparison."""
+
+    def compare_one(self, criterion: str, compensation: str) -> object:
+        """Measure a row, unless it has been measured."""
 
     def generate(self, prompt: str, trial: int | None) -> Any:
         """Return texts of the original and the compressed model."""

@@ -9,7 +9,7 @@ from dbos import DBOS
 
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.progress import Progress
-from qpruner_core.domain.spec import RunSpec
+from qpruner_core.domain.spec import PruningSpec, RunSpec
 from qpruner_core.jobs import BEGIN
 from qpruner_core.store.codec import from_plain, to_plain
 from qpruner_core.worker.bench import Bench, RunsTheLine
@@ -29,6 +29,7 @@ def register_jobs(bench: Bench) -> None:
     _register_line(bench)
     _register_finish(bench)
     _register_measure(bench)
+    _register_compare(bench)
     _register_generate(bench)
 
 
@@ -115,6 +116,30 @@ def _register_measure(bench: Bench) -> None:
     @DBOS.workflow(name="measure", max_recovery_attempts=MAX_KILLS)
     def measure_job(payload: dict[str, Any]) -> Any:
         return measure(payload["run_id"], payload["plan"])
+
+
+def _register_compare(bench: Bench) -> None:
+    """Register the comparison of criteria: every row is a step of its own."""
+
+    @DBOS.step(name="compare_begin")
+    def compare_begin(run_id: str, pruning: dict[str, Any]) -> list[list[str]]:
+        bench.tell(run_id, Progress(step="prune", done=0, total=1, message="comparing criteria"))
+        wanted = from_plain(PruningSpec, pruning)
+        rows = bench.do(run_id, "compare", lambda line: line.compare_begin(wanted))
+        return [list(row) for row in rows]
+
+    @DBOS.step(name="compare_one")
+    def compare_one(run_id: str, criterion: str, compensation: str) -> None:
+        bench.do(
+            run_id,
+            f"compare {criterion}, {compensation}",
+            lambda line: line.compare_one(criterion, compensation),
+        )
+
+    @DBOS.workflow(name="compare", max_recovery_attempts=MAX_KILLS)
+    def compare_job(payload: dict[str, Any]) -> None:
+        for criterion, compensation in compare_begin(payload["run_id"], payload["pruning"]):
+            compare_one(payload["run_id"], criterion, compensation)
 
 
 def _register_generate(bench: Bench) -> None:

@@ -79,6 +79,13 @@ class CountingLine:
         metrics = Metrics(loss=1.5, accuracy=0.5, weight_bytes=7, device="cpu")
         return Trial(number=9, name="by hand", plan=plan, metrics=metrics)
 
+    def compare_begin(self, spec):
+        ways = ("none", "bias") if spec.compensation == "bias" else ("none",)
+        return tuple(("taylor", way) for way in ways)
+
+    def compare_one(self, criterion, compensation):
+        self._work(f"{criterion}-{compensation}", "prune")
+
     def generate(self, prompt, trial):
         return {"prompt": prompt, "original": prompt.upper(), "compressed": f"plan {trial}"}
 

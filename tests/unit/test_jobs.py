@@ -15,8 +15,8 @@ import pytest
 
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.progress import Progress
-from qpruner_core.domain.record import STEPS
-from qpruner_core.domain.spec import ModelSpec, RunSpec, SearchSpec
+from qpruner_core.domain.record import STEPS, ImportanceOutcome
+from qpruner_core.domain.spec import ImportanceSpec, ModelSpec, PruningSpec, RunSpec, SearchSpec
 from qpruner_core.errors import BadInputError, NotReadyError, QPrunerError, UnknownNameError
 from qpruner_core.jobs import Jobs
 from qpruner_core.store.records import RunStore
@@ -499,3 +499,62 @@ def test_a_worker_can_end_with_the_process_that_started_it(place):
     """Its parent is not the process that it was told to stay with."""
     orphan = place.start("1")
     assert orphan.wait(timeout=30) == 0
+
+
+def scored(place):
+    """A run whose record says that it was scored."""
+    run_id = place.run()
+    outcome = ImportanceOutcome(
+        spec=ImportanceSpec(criteria=("taylor",)),
+        cells=(),
+        unit_scores="",
+        n_tokens=1,
+        device="cpu",
+    )
+    place.store.write(replace(place.store.read(run_id), score=outcome))
+    return run_id
+
+
+def test_a_comparison_measures_every_row_as_a_step_of_its_own(served):
+    run_id = scored(served)
+    asked = PruningSpec(ratio=0.3, compensation="bias", layer_ratios={"1": 0.5})
+    job_id = served.jobs.start_compare(run_id, asked)
+    job = served.until_status(job_id, "done")
+    assert (job.kind, job.steps) == ("compare", ())
+    assert served.lines(run_id, "ended.txt") == ["taylor-none", "taylor-bias"]
+    assert served.jobs.result(job_id) == {}
+
+
+def test_a_comparison_goes_on_with_the_row_that_was_under_way_when_its_worker_was_killed(place):
+    run_id = scored(place)
+    place.file(run_id, "hold-taylor-bias").touch()
+    worker = place.start()
+    job_id = place.jobs.start_compare(run_id, PruningSpec(compensation="bias"))
+    place.until_reached(run_id, "taylor-bias")
+    worker.send_signal(signal.SIGKILL)
+    worker.wait()
+    place.file(run_id, "hold-taylor-bias").unlink()
+    place.start()
+    place.until_status(job_id, "done")
+    assert place.lines(run_id, "ended.txt") == ["taylor-none", "taylor-bias"]
+    assert place.lines(run_id, "begun.txt") == ["taylor-none", "taylor-bias", "taylor-bias"]
+
+
+def test_a_cancelled_comparison_stops_between_its_rows_and_can_be_resumed(place):
+    run_id = scored(place)
+    place.file(run_id, "hold-taylor-none").touch()
+    place.start()
+    job_id = place.jobs.start_compare(run_id, PruningSpec(compensation="bias"))
+    place.until_reached(run_id, "taylor-none")
+    place.jobs.cancel(job_id)
+    until(lambda: place.lines(run_id, "ended.txt") == ["taylor-none"], "the end of the row")
+    place.until_status(job_id, "cancelled")
+    place.file(run_id, "hold-taylor-none").unlink()
+    place.jobs.resume(job_id)
+    place.until_status(job_id, "done")
+    assert place.lines(run_id, "ended.txt")[-1] == "taylor-bias"
+
+
+def test_a_run_without_scores_is_not_compared(place):
+    with pytest.raises(NotReadyError, match="Score it first"):
+        place.jobs.start_compare(place.run(), PruningSpec())

@@ -1,20 +1,14 @@
-"""A thin client of the job engine: put a job on the queue, look at it, stop it, go on with it.
-
-Queue, retry and crash recovery are the engine's. Nothing here computes, and everything that
-travels is JSON. Jobs of one run never run beside each other, as a run's record has one writer.
-"""
+"""What a page or a script asks of the job engine."""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions, WorkflowStatus
+from dbos import DBOS, DBOSClient, EnqueueOptions, WorkflowStatus
 from dbos import error as engine_errors
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -22,73 +16,25 @@ from qpruner_core.catalog import check_spec
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.progress import Progress
 from qpruner_core.domain.record import STEPS
-from qpruner_core.domain.spec import RunSpec
+from qpruner_core.domain.spec import PruningSpec, RunSpec
 from qpruner_core.errors import BadInputError, NotReadyError, QPrunerError
+from qpruner_core.jobs.engine import (
+    APPLICATION,
+    BEGIN,
+    KILLED_TOO_OFTEN,
+    PROGRESS,
+    QUEUE,
+    QUEUE_LIMITS,
+    STATUSES,
+    Job,
+    iso,
+    serializer,
+)
 from qpruner_core.store.codec import from_plain, to_plain
 from qpruner_core.store.events import Event
 from qpruner_core.store.home import database_url
 from qpruner_core.store.records import RunStore
 from qpruner_core.store.workers import WorkerInfo, is_gone, living_workers
-
-__all__ = ["Job", "Jobs", "WorkerInfo"]
-
-APPLICATION = "qpruner-studio"
-QUEUE = "compute"
-QUEUE_LIMITS: dict[str, Any] = {"worker_concurrency": 1, "partition_concurrency": 1}
-"""One job per worker at a time, and one per run (the queue's partitions) over all workers."""
-PROGRESS = "progress"
-"""The event under which a worker tells how far a job is, as the plain form of an `Event`."""
-BEGIN = "begin"
-"""The first step of a line job; it returns the spec that it left in the record, in plain form."""
-STATUSES = {
-    "DELAYED": "queued",
-    "ENQUEUED": "queued",
-    "PENDING": "running",
-    "SUCCESS": "done",
-    "ERROR": "failed",
-    "MAX_RECOVERY_ATTEMPTS_EXCEEDED": "failed",
-    "CANCELLED": "cancelled",
-}
-KILLED_TOO_OFTEN = (
-    "The worker was killed again and again while it ran this job, which was given up. Most often "
-    "the machine ran out of memory: choose a smaller model or batch, then resume the job."
-)
-
-
-def serializer() -> DBOSPortableJSONSerializer:
-    """Return what turns payloads, results and errors into JSON, not the engine's pickle."""
-    return DBOSPortableJSONSerializer()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """One piece of work on the queue."""
-
-    job_id: str
-    kind: str
-    """``"line"``, ``"finish"``, ``"measure"`` or ``"generate"``."""
-    run_id: str
-    steps: tuple[str, ...]
-    """The verbs of a line job, in order; *search* for finish; empty for the other kinds."""
-    status: str
-    """``"queued"``, ``"running"``, ``"done"``, ``"failed"`` or ``"cancelled"``."""
-    progress: Progress | None
-    """The newest report of a running job; None otherwise."""
-    error: str
-    """Why it failed, as a sentence; empty otherwise."""
-    created_at: str
-    """ISO 8601, UTC."""
-    updated_at: str
-    """ISO 8601, UTC; when its status last changed."""
-    worker: str
-    """Name of the worker that has it or had it; empty while it never ran."""
-    device: str
-    """Device of that worker; empty while it never ran."""
-    worker_is_gone: bool = False
-    """Whether it counts as running though its worker has ended: the next worker that starts takes
-    it up.
-    """
-
 
 Found = list[Job]
 """Named here, as the client has a method of the name that Python would use."""
@@ -156,6 +102,29 @@ class Jobs:
         """
         return self._start("measure", run_id, plan=to_plain(plan))
 
+    def start_compare(self, run_id: str, spec: PruningSpec) -> str:
+        """Ask to prune the dense model by every scored unit criterion and to measure what is
+        left, with compensation ``"bias"`` each without and with it; return the job's id.
+
+        The rows come into the run's record one by one. What an earlier comparison that asked for
+        the same has measured is kept.
+
+        Args:
+            run_id: A run that has been scored.
+            spec: Ratio, scope, shape and all else that the rows share; its criterion does not
+                matter.
+
+        Raises:
+            BadInputError: There is no such run.
+            NotReadyError: It has not been scored.
+        """
+        if self._store.read(run_id).score is None:
+            raise NotReadyError(
+                f"The run {run_id} has no importance scores yet, and a comparison needs them. "
+                f"Score it first, by every criterion that is to be compared."
+            )
+        return self._start("compare", run_id, pruning=to_plain(spec))
+
     def start_generate(self, run_id: str, prompt: str, trial: int | None = None) -> str:
         """Ask the original and the compressed model to go on from a prompt; return the job's id.
 
@@ -191,7 +160,7 @@ class Jobs:
         """Return what a finished job gave.
 
         Of *measure* that is the plain form of a `Trial`; of *generate* the texts ``prompt``,
-        ``original`` and ``compressed``; of *line* and *finish* nothing.
+        ``original`` and ``compressed``; of the other kinds nothing.
 
         Raises:
             BadInputError: There is no such job.
@@ -342,8 +311,8 @@ class Jobs:
             status=status,
             progress=self._progress(row.workflow_id, run_id) if status == "running" else None,
             error=error,
-            created_at=_iso(row.created_at),
-            updated_at=_iso(row.updated_at),
+            created_at=iso(row.created_at),
+            updated_at=iso(row.updated_at),
             worker=worker,
             device=devices.get(worker, worker.rpartition("/")[2]),
             worker_is_gone=status == "running" and is_gone(self._store.home, worker),
@@ -376,8 +345,3 @@ class Jobs:
                 f"The job database {place} does not answer ({type(error).__name__}). Check that "
                 f"it runs and that QPRUNER_DATABASE names it, then try again."
             ) from error
-
-
-def _iso(milliseconds: int | None) -> str:
-    moment = datetime.fromtimestamp((milliseconds or 0) / 1000, UTC)
-    return moment.isoformat(timespec="milliseconds")

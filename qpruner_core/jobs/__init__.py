@@ -1,0 +1,29 @@
+"""A thin client of the job engine: put a job on the queue, look at it, stop it, go on with it.
+
+Queue, retry and crash recovery are the engine's. Nothing here computes, and everything that
+travels is JSON. Jobs of one run never run beside each other, as a run's record has one writer.
+"""
+
+from qpruner_core.jobs.client import Jobs
+from qpruner_core.jobs.engine import (
+    APPLICATION,
+    BEGIN,
+    PROGRESS,
+    QUEUE,
+    QUEUE_LIMITS,
+    Job,
+    serializer,
+)
+from qpruner_core.store.workers import WorkerInfo
+
+__all__ = [
+    "APPLICATION",
+    "BEGIN",
+    "PROGRESS",
+    "QUEUE",
+    "QUEUE_LIMITS",
+    "Job",
+    "Jobs",
+    "WorkerInfo",
+    "serializer",
+]

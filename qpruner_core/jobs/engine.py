@@ -1,0 +1,74 @@
+"""What the client and the workers agree on, and what a job is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from dbos import DBOSPortableJSONSerializer
+
+from qpruner_core.domain.progress import Progress
+
+APPLICATION = "qpruner-studio"
+QUEUE = "compute"
+QUEUE_LIMITS: dict[str, Any] = {"worker_concurrency": 1, "partition_concurrency": 1}
+"""One job per worker at a time, and one per run (the queue's partitions) over all workers."""
+PROGRESS = "progress"
+"""The event under which a worker tells how far a job is, as the plain form of an `Event`."""
+BEGIN = "begin"
+"""The first step of a line job; it returns the spec that it left in the record, in plain form."""
+STATUSES = {
+    "DELAYED": "queued",
+    "ENQUEUED": "queued",
+    "PENDING": "running",
+    "SUCCESS": "done",
+    "ERROR": "failed",
+    "MAX_RECOVERY_ATTEMPTS_EXCEEDED": "failed",
+    "CANCELLED": "cancelled",
+}
+KILLED_TOO_OFTEN = (
+    "The worker was killed again and again while it ran this job, which was given up. Most often "
+    "the machine ran out of memory: choose a smaller model or batch, then resume the job."
+)
+
+
+def serializer() -> DBOSPortableJSONSerializer:
+    """Return what turns payloads, results and errors into JSON, not the engine's pickle."""
+    return DBOSPortableJSONSerializer()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One piece of work on the queue."""
+
+    job_id: str
+    kind: str
+    """``"line"``, ``"finish"``, ``"measure"``, ``"compare"`` or ``"generate"``."""
+    run_id: str
+    steps: tuple[str, ...]
+    """The verbs of a line job, in order; *search* for finish; empty for the other kinds."""
+    status: str
+    """``"queued"``, ``"running"``, ``"done"``, ``"failed"`` or ``"cancelled"``."""
+    progress: Progress | None
+    """The newest report of a running job; None otherwise."""
+    error: str
+    """Why it failed, as a sentence; empty otherwise."""
+    created_at: str
+    """ISO 8601, UTC."""
+    updated_at: str
+    """ISO 8601, UTC; when its status last changed."""
+    worker: str
+    """Name of the worker that has it or had it; empty while it never ran."""
+    device: str
+    """Device of that worker; empty while it never ran."""
+    worker_is_gone: bool = False
+    """Whether it counts as running though its worker has ended: the next worker that starts takes
+    it up.
+    """
+
+
+def iso(milliseconds: int | None) -> str:
+    """Return a moment of the engine's clock as ISO 8601, UTC."""
+    moment = datetime.fromtimestamp((milliseconds or 0) / 1000, UTC)
+    return moment.isoformat(timespec="milliseconds")
