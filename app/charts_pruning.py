@@ -1,60 +1,12 @@
-"""Pictures of what leaves: kept units per layer, and accuracy before and after."""
+"""Pictures of what pruning costs: accuracy before and after, and criteria side by side."""
 
 from __future__ import annotations
 
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
-from app import palette
-from qpruner_core.domain.layout import ModelLayout
+from app import charts_base, palette, tables_pruning, wording, wording_pruning
 from qpruner_core.domain.metrics import Metrics
-from qpruner_core.pruning.remarks import KINDS
-
-
-def kept_units(dense: ModelLayout, pruned: ModelLayout) -> go.Figure:
-    """Return kept and removed units per layer, one panel per kind of unit."""
-    made = make_subplots(
-        rows=1, cols=len(KINDS), subplot_titles=[f"{word} per layer" for word in KINDS.values()]
-    )
-    for column, (kind, word) in enumerate(KINDS.items(), start=1):
-        before = {g.layer: g.n_units for g in dense.groups if g.kind == kind}
-        after = {g.layer: g.n_units for g in pruned.groups if g.kind == kind}
-        layers = sorted(before)
-        kept = [after.get(layer, 0) for layer in layers]
-        gone = [before[layer] - after.get(layer, 0) for layer in layers]
-        for name, values, colour in (
-            ("kept", kept, palette.TRIAL),
-            ("removed", gone, palette.REMOVED),
-        ):
-            made.add_trace(
-                go.Bar(
-                    x=layers,
-                    y=values,
-                    name=name,
-                    legendgroup=name,
-                    showlegend=column == 1,
-                    marker={"color": colour, "line": {"width": 0}},
-                    hovertemplate=f"layer %{{x}}: %{{y}} {word} {name}<extra></extra>",
-                ),
-                row=1,
-                col=column,
-            )
-    made.update_layout(
-        barmode="stack",
-        height=300,
-        bargap=0.2,
-        margin={"l": 8, "r": 12, "t": 62, "b": 8},
-        legend={"orientation": "h", "x": 0.0, "y": 1.14, "yanchor": "bottom"},
-        uirevision="keep",
-    )
-    made.update_xaxes(
-        title="Decoder layer",
-        dtick=2 if dense.n_layers <= 24 else None,
-        tickangle=0,
-        showgrid=False,
-    )
-    made.update_yaxes(rangemode="tozero")
-    return made
+from qpruner_core.domain.record import Comparison
 
 
 def before_after(before: Metrics, after: Metrics, words: tuple[str, str]) -> go.Figure:
@@ -93,4 +45,55 @@ def before_after(before: Metrics, after: Metrics, words: tuple[str, str]) -> go.
     )
     made.update_yaxes(title="Accuracy (measured)", tickformat=".0%", range=[0, 1.05])
     made.update_xaxes(tickangle=-20, automargin=True)
+    return made
+
+
+def compared(comparison: Comparison) -> go.Figure:
+    """Return the measured loss of every criterion as a dot, worst on top, with and without
+    compensation apart; the best is ringed, the dense model a line.
+    """
+    order = sorted(comparison.rows, key=lambda row: -row.metrics.loss)
+    names = list(dict.fromkeys(wording_pruning.criterion(row.criterion) for row in order))
+    made = charts_base.figure(124 + 26 * len(names))
+    for compensation, colour in (("none", palette.TRIAL), ("bias", palette.RUNS[1])):
+        rows = [row for row in order if row.compensation == compensation]
+        if rows:
+            made.add_trace(
+                go.Scatter(
+                    x=[row.metrics.loss for row in rows],
+                    y=[wording_pruning.criterion(row.criterion) for row in rows],
+                    mode="markers",
+                    name=wording_pruning.COMPENSATED[compensation],
+                    marker={"size": 11, "color": colour},
+                    text=[
+                        f"{wording.nats(row.metrics.loss)}<br>"
+                        f"{wording.count(row.parameters)} parameters"
+                        for row in rows
+                    ],
+                    hovertemplate="%{y}: %{text}<extra></extra>",
+                )
+            )
+    best = tables_pruning.best_of(comparison)
+    made.add_trace(
+        go.Scatter(
+            x=[best.metrics.loss],
+            y=[wording_pruning.criterion(best.criterion)],
+            mode="markers",
+            name="best",
+            marker={
+                "size": 19,
+                "color": "rgba(0,0,0,0)",
+                "line": {"width": 2.5, "color": palette.RING},
+            },
+            hoverinfo="skip",
+        )
+    )
+    made.add_vline(
+        x=comparison.dense.loss,
+        line={"color": palette.SLATE, "dash": "dot", "width": 1.5},
+        annotation={"text": "dense", "font": {"size": 11, "color": palette.MUTED}},
+        annotation_position="top",
+    )
+    made.update_xaxes(title="Loss, nats/token (measured)", zeroline=False)
+    made.update_yaxes(categoryorder="array", categoryarray=names, automargin=True, zeroline=False)
     return made

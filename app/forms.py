@@ -1,31 +1,18 @@
-"""Widgets in, domain values out, for what runs, scoring and pruning ask; every field carries its
-tooltip.
-"""
+"""Widgets in, domain values out, for what runs and scoring ask; each field has its tooltip."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 import streamlit as st
 
 from app.glossary import tip
 from qpruner_core.catalog import CRITERIA
-from qpruner_core.domain.layout import ModelLayout
-from qpruner_core.domain.spec import SCOPES, SHAPES, ImportanceSpec, ModelSpec, PruningSpec
-from qpruner_core.pruning.selection import largest_ratio
+from qpruner_core.domain.spec import ImportanceSpec, ModelSpec
 from qpruner_core.registry import Entry, Option, OptionValue
 
 DEMO, FOLDER, HUB = "Demo", "Folder", "Hub"
-SHAPE_WORDS = {
-    "per-layer": "Every layer its own widths",
-    "uniform": "One width for all layers",
-}
-SCOPE_WORDS = {
-    "per-layer": "Same share in every layer",
-    "global": "Least important of all layers",
-    "balanced": "Least important of all layers, on one scale",
-}
 
 
 def option_fields(
@@ -107,79 +94,3 @@ def importance_form(spec: ImportanceSpec) -> ImportanceSpec:
             if CRITERIA.entry(name).options
         }
     return replace(spec, criteria=tuple(criteria), options=options, seed=int(seed))
-
-
-def pruning_form(spec: PruningSpec, layout: ModelLayout, scored: Sequence[str]) -> PruningSpec:
-    """Ask for ratio, criterion, scope, shape and protected layers; answers at once on every
-    move.
-    """
-    units = [entry.name for entry in CRITERIA if entry.facts["scores"] == "units"]
-    offered = [name for name in units if name in scored] or units
-    largest = max(1, int(100 * largest_ratio(layout, spec)))
-    ratio = st.slider(
-        "Pruning ratio, %",
-        0,
-        largest,
-        min(largest, round(100 * spec.ratio)),
-        step=1,
-        help=tip("pruning_ratio"),
-        key="prune/ratio",
-    )
-    criterion = st.selectbox(
-        "Criterion",
-        offered,
-        index=offered.index(spec.criterion) if spec.criterion in offered else 0,
-        format_func=lambda name: CRITERIA.entry(name).title,
-        help=tip("criterion"),
-        key="prune/criterion",
-    )
-    scope = st.selectbox(
-        "Scope",
-        SCOPES,
-        SCOPES.index(spec.scope),
-        format_func=SCOPE_WORDS.__getitem__,
-        help=tip("scope"),
-    )
-    shape = st.selectbox(
-        "Shape",
-        SHAPES,
-        SHAPES.index(spec.shape),
-        format_func=SHAPE_WORDS.__getitem__,
-        help=tip("shape"),
-    )
-    multiple = st.number_input(
-        "MLP width multiple, channels", 1, 1024, spec.width_multiple, help=tip("width_multiple")
-    )
-    first, last = _protected_fields(spec, layout.n_layers)
-    return replace(
-        spec,
-        ratio=ratio / 100,
-        criterion=str(criterion),
-        scope=str(scope),
-        shape=str(shape),
-        protect_first=first,
-        protect_last=last,
-        width_multiple=int(multiple),
-    )
-
-
-def _protected_fields(spec: PruningSpec, n_layers: int) -> tuple[int | None, int | None]:
-    own = st.toggle(
-        "Set protected layers",
-        value=spec.protect_first is not None or spec.protect_last is not None,
-        help=tip("protected_layers"),
-    )
-    if not own:
-        return None, None
-    left, right = st.columns(2)
-    first = left.number_input(
-        "First layers kept whole",
-        0,
-        n_layers,
-        spec.protect_first or 0,
-        help=tip("protected_layers"),
-    )
-    last = right.number_input(
-        "Last layers kept whole", 0, n_layers, spec.protect_last or 0, help=tip("protected_layers")
-    )
-    return int(first), int(last)

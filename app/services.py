@@ -27,6 +27,8 @@ from qpruner_core.store.events import Event
 from qpruner_core.store.home import check_allowed, home
 from qpruner_core.store.records import RunStore
 
+LAYER_CRITERION = "block_influence"
+"""The signal by which whole layers leave."""
 N_EVENTS = 5_000
 """Reports looked back on; a step reports once per piece."""
 
@@ -145,9 +147,32 @@ def _arrays(folder: str, run_id: str, artifact: str) -> dict[str, np.ndarray]:
     return dict(_store(folder).read_arrays(run_id, artifact))
 
 
-def preview(record: RunRecord, dense: ModelLayout, spec: PruningSpec) -> Selection:
-    """Return which units would leave; from the scores when there are some, else sizes alone."""
-    return select(dense, unit_scores(record, spec.criterion), spec)
+def layer_influence(record: RunRecord, n_layers: int) -> tuple[float, ...] | None:
+    """Return the Block Influence of every layer; None when it has not been scored."""
+    if record.score is None:
+        return None
+    values = record.score.layer_values(LAYER_CRITERION)
+    return tuple(values[i] for i in range(n_layers)) if len(values) == n_layers else None
+
+
+def preview(
+    record: RunRecord, dense: ModelLayout, spec: PruningSpec, *, scored: bool = True
+) -> Selection:
+    """Return which units would leave: from the scores when there are some, else sizes alone.
+
+    Args:
+        record: The run.
+        dense: Its model before pruning.
+        spec: What is asked for.
+        scored: Whether the run's scores are those of the criterion as it is asked for.
+
+    Raises:
+        QPrunerError: No selection does what is asked; the sentence says what would.
+    """
+    scores = unit_scores(record, spec.criterion) if scored else None
+    if not spec.drop_layers:
+        return select(dense, scores, spec)
+    return select(dense, scores, spec, layer_scores=layer_influence(record, dense.n_layers))
 
 
 def space(layout: ModelLayout, measured: QuantizationOutcome) -> SearchSpace:

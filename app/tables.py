@@ -183,8 +183,11 @@ def does(job: Job) -> str:
 def progress(job: Job) -> str:
     """Return how far a job is, in words."""
     # Jobs beside the line report the steps that they call on, which is not what they do.
-    if job.progress is None or job.kind in wording.JOB_TITLES:
+    beside = job.kind in wording.JOB_TITLES and job.kind not in wording.COUNTED_JOBS
+    if job.progress is None or beside:
         return NOTHING
+    if job.kind in wording.COUNTED_JOBS:
+        return f"{job.progress.done} of {job.progress.total}"
     step = wording.STEP_TITLES.get(job.progress.step, job.progress.step)
     return f"{step} {job.progress.done} of {job.progress.total}"
 

@@ -8,10 +8,18 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from app.tables_plan import layer_of
-from qpruner_core.catalog import CRITERIA, PRECISIONS
-from qpruner_core.domain.record import ImportanceOutcome, QuantizationOutcome
+from app.wording_pruning import criterion as criterion_title
+from qpruner_core.catalog import PRECISIONS
+from qpruner_core.domain.layout import KINDS
+from qpruner_core.domain.record import Agreement, ImportanceOutcome, QuantizationOutcome
 
-MODULE_WORDS = {"attention": "attention", "mlp": "MLP", "layer": "layer"}
+MODULE_WORDS = {"attention": "attention", "mlp": "MLP", "layer": "layer", **KINDS}
+MODULE_KINDS: Mapping[str, tuple[str, ...]] = {
+    "attention": ("kv_heads",),
+    "mlp": ("mlp_channels", "expert_channels"),
+    **{kind: (kind,) for kind in KINDS},
+}
+"""Module of the importance table -> kinds of unit behind it; layers have none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +67,7 @@ def rows(
             made.append(
                 Row(
                     key=f"{criterion}/{module}",
-                    title=f"{CRITERIA.entry(criterion).title} · "
-                    f"{MODULE_WORDS.get(module, module)}",
+                    title=f"{criterion_title(criterion)} · {MODULE_WORDS.get(module, module)}",
                     values=outcome.layer_values(criterion, module),
                     unit=unit,
                 )
@@ -97,3 +104,37 @@ def rank_agreement(table: Sequence[Row]) -> pd.DataFrame:
     """
     frame = pd.DataFrame({row.title: pd.Series(dict(row.values)) for row in table})
     return frame.corr(method="spearman")
+
+
+def unit_agreement(found: Sequence[Agreement]) -> dict[str, pd.DataFrame]:
+    """Return kind of unit -> symmetric table of rank correlations, criteria by their titles; NaN
+    for pairs that were not compared.
+    """
+    tables = {}
+    for kind in dict.fromkeys(each.kind for each in found):
+        pairs = [each for each in found if each.kind == kind]
+        names = list(dict.fromkeys(n for each in pairs for n in (each.first, each.second)))
+        frame = pd.DataFrame(index=names, columns=names, dtype="float64")
+        for name in names:
+            frame.loc[name, name] = 1.0
+        for each in pairs:
+            frame.loc[each.first, each.second] = each.correlation
+            frame.loc[each.second, each.first] = each.correlation
+        titles = {name: criterion_title(name) for name in names}
+        tables[kind] = frame.rename(index=titles, columns=titles)
+    return tables
+
+
+def agreement_words(found: Sequence[Agreement], kind: str) -> str:
+    """Return in a sentence which criteria rank the units of a kind most and least alike."""
+    pairs = sorted((p for p in found if p.kind == kind), key=lambda pair: -pair.correlation)
+    if not pairs:
+        return ""
+    words = f"{_pair(pairs[0])} rank the {KINDS[kind]} most alike ({pairs[0].correlation:.2f})"
+    if len(pairs) == 1:
+        return f"{words}."
+    return f"{words}, {_pair(pairs[-1])} least ({pairs[-1].correlation:.2f})."
+
+
+def _pair(pair: Agreement) -> str:
+    return f"{criterion_title(pair.first)} and {criterion_title(pair.second)}"

@@ -128,7 +128,8 @@ def running(record: RunRecord, job: Job) -> None:
     def progress() -> None:
         now = services.jobs().get(job.job_id)
         known = services.store().read(record.run_id)
-        if not line.is_under_way(now) or line.filled(known) != filled:
+        news = line.filled(known) != filled or known.comparison != record.comparison
+        if news or not line.is_under_way(now):
             st.rerun()
         strip(known, now)
         with st.container(border=True):
@@ -149,7 +150,7 @@ def progress_bar(job: Job) -> None:
     if job.status == "queued":
         st.progress(0.0, text=" · ".join(word for word in (doing, "waits for a worker") if word))
         return
-    if doing:
+    if doing and not (told is not None and job.kind in wording.COUNTED_JOBS):
         # What it reports is the progress of steps it calls on, which would mislead here.
         where = f" on {job.device}" if job.device else ""
         st.markdown(f"{_MARKS['running']} **{doing}**{where}")
@@ -158,8 +159,9 @@ def progress_bar(job: Job) -> None:
         st.progress(0.0, text="Starts")
         return
     left = wording.time_left(told.done, told.total, services.seconds_each(job))
+    named = doing or wording.STEP_TITLES.get(told.step, told.step)
     words = [
-        f"**{wording.STEP_TITLES.get(told.step, told.step)}** {told.done} of {told.total}",
+        f"**{named}** {told.done} of {told.total}",
         told.message,
         left,
         f"on {job.device}" if job.device else "",

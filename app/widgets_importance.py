@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 
 import streamlit as st
 
-from app import charts_base, charts_importance, services, state, tables_plan
+from app import (
+    charts_base,
+    charts_importance,
+    services,
+    state,
+    tables_importance,
+    tables_plan,
+    units,
+    wording_pruning,
+)
 from app.glossary import tip
 from app.tables_importance import Row
-from qpruner_core.catalog import CRITERIA
-from qpruner_core.domain.record import RunRecord
+from qpruner_core.domain.layout import KINDS, GroupLayout
+from qpruner_core.domain.record import ImportanceOutcome, RunRecord
 
 HEATMAP = "importance/heatmap"
 _ROW, _LAYER = "importance/row", "importance/layer"
-_KINDS = {"attention": ("kv_heads", "KV head"), "mlp": ("mlp_channels", "MLP channel")}
 
 
 def criteria_field(known: Sequence[str]) -> list[str]:
@@ -25,7 +34,7 @@ def criteria_field(known: Sequence[str]) -> list[str]:
             known,
             selection_mode="multi",
             default=known,
-            format_func=lambda name: CRITERIA.entry(name).title,
+            format_func=wording_pruning.criterion,
             help=tip("criterion"),
         )
     )
@@ -68,33 +77,85 @@ def take_click() -> None:
 
 
 def units_panel(record: RunRecord, key: str, layer: int) -> None:
-    """Draw the scores of the units behind a cell."""
+    """Draw the scores of the units behind a cell; of one expert where a layer has several."""
     criterion, _, module = key.partition("/")
-    if module not in _KINDS:
+    kinds = tables_importance.MODULE_KINDS.get(module, ())
+    if not kinds:
         st.subheader(f"Layer {layer}", anchor=False)
         st.info("This row scores whole layers. Choose a row of attention or MLP to see its units.")
         return
-    kind, word = _KINDS[module]
-    st.subheader(f"Layer {layer}: {word}s by {CRITERIA.entry(criterion).title}", anchor=False)
     layout = record.load.layout if record.load is not None else None
-    group = (
-        next((g for g in layout.groups if g.layer == layer and g.kind == kind), None)
-        if layout
-        else None
-    )
+    groups = [
+        group
+        for group in (layout.groups if layout is not None else ())
+        if group.layer == layer and group.kind in kinds
+    ]
+    title = wording_pruning.criterion(criterion)
+    words = KINDS[groups[0].kind if groups else kinds[0]]
+    st.subheader(f"Layer {layer}: {words} by {title}", anchor=False)
     scores = services.unit_scores(record, criterion)
+    group = _group_field(groups)
     if group is None or scores is None or group.name not in scores:
         st.info("The scores of these units are not kept. Score again to see them.")
         return
-    kept = record.prune.plan.kept.get(group.name) if record.prune is not None else None
     st.plotly_chart(
-        charts_importance.units(scores[group.name], kept, word),
+        charts_importance.units(scores[group.name], _kept(record, group), units.one(group.kind)),
         key="importance/units",
         config=charts_base.PLAIN,
     )
     st.caption(
-        f"{len(scores[group.name])} units, scores measured on "
+        f"{len(scores[group.name]):,} units, scores measured on "
         f"{record.score.device if record.score else ''}."
+    )
+
+
+def _group_field(groups: Sequence[GroupLayout]) -> GroupLayout | None:
+    """Ask for the expert where the units of a layer lie in several."""
+    if len(groups) < 2:
+        return next(iter(groups), None)
+    number = st.selectbox(
+        "Expert",
+        range(len(groups)),
+        format_func=lambda place: f"expert {groups[place].name.rpartition('.')[2]}",
+        help=tip("expert"),
+        key="importance/expert",
+    )
+    return groups[int(number)]
+
+
+def _kept(record: RunRecord, group: GroupLayout) -> Sequence[int] | None:
+    """Return the units that stayed; None before pruning, and where all of them did."""
+    if record.prune is None:
+        return None
+    plan = record.prune.plan
+    return () if group.layer in plan.dropped_layers else plan.kept.get(group.name)
+
+
+def agreement_panel(outcome: ImportanceOutcome, rows: Sequence[Row]) -> None:
+    """Draw how alike criteria rank units, kind by kind, and how alike rows rank layers."""
+    tables = tables_importance.unit_agreement(outcome.agreement)
+    if tables:
+        st.caption(tip("unit_agreement"))
+        for column, (kind, table) in zip(
+            cycle(st.columns(min(2, len(tables)))), tables.items(), strict=False
+        ):
+            with column:
+                st.markdown(f"**{wording_pruning.kind(kind)}**")
+                st.plotly_chart(
+                    charts_importance.agreement(table),
+                    key=f"importance/agreement/{kind}",
+                    config=charts_base.PLAIN,
+                )
+                st.caption(tables_importance.agreement_words(outcome.agreement, kind))
+    st.markdown("**Order of the layers**")
+    st.caption(tip("rank_agreement"))
+    if len(rows) < 2:
+        st.info("Show at least two rows to compare their order of layers.")
+        return
+    st.plotly_chart(
+        charts_importance.agreement(tables_importance.rank_agreement(rows)),
+        key="importance/agreement",
+        config=charts_base.PLAIN,
     )
 
 

@@ -1,61 +1,112 @@
-"""Pieces of the Pruning page: sizes as the slider moves, and what was measured after the job."""
+"""Pieces of the Pruning page: sizes and units as the slider moves, and what was measured after the
+job.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import streamlit as st
 
-from app import charts_pruning, widgets, widgets_metrics, wording
+from app import (
+    charts_base,
+    charts_pruning,
+    charts_units,
+    services,
+    units,
+    widgets,
+    widgets_metrics,
+    wording,
+)
+from app.forms_pruning import Asked
 from app.widgets import Figure
 from qpruner_core.domain.footprint import dense_bytes
 from qpruner_core.domain.layout import ModelLayout
-from qpruner_core.domain.record import PruningOutcome
+from qpruner_core.domain.plan import PruningPlan
+from qpruner_core.domain.record import PruningOutcome, RunRecord
 from qpruner_core.domain.spec import PruningSpec
-from qpruner_core.pruning.selection import protected_layers
+from qpruner_core.errors import QPrunerError
+from qpruner_core.pruning.selection import Selection, protected_layers
 
 KV_TOKENS = 2048
 
 
+def preview(record: RunRecord, dense: ModelLayout, asked: Asked) -> Selection | None:
+    """Draw what would leave, before anything is cut; None where nothing can do what is asked."""
+    try:
+        chosen = services.preview(record, dense, asked.pruning, scored=asked.is_scored)
+    except QPrunerError as error:
+        widgets.error_panel(str(error))
+        return None
+    sizes(dense, chosen.layout)
+    picture(dense, chosen.plan, "pruning/preview")
+    _explanation(dense, chosen, asked)
+    for sentence in chosen.warnings:
+        st.warning(sentence)
+    return chosen
+
+
 def sizes(dense: ModelLayout, pruned: ModelLayout) -> None:
-    """Draw parameters, bytes and KV cache before anything is cut."""
-    gone = 1 - pruned.parameters / dense.parameters
-    cache, cache_before = (m.kv_cache_bytes(KV_TOKENS) for m in (pruned, dense))
+    """Draw parameters, bytes and KV cache, each with what it was before."""
+    whole, left = dense_bytes(dense), dense_bytes(pruned)
+    cached, caches = (layout.kv_cache_bytes(KV_TOKENS) for layout in (dense, pruned))
+    count, size = wording.count, wording.size
     widgets.figures(
         [
-            Figure(
-                label="Parameters",
-                value=wording.count(pruned.parameters),
-                term="parameters",
-                origin=wording.ESTIMATED,
-                change=f"-{wording.percent(gone)}" if gone else None,
-            ),
-            Figure(
-                label="At 16 bit",
-                value=wording.size(dense_bytes(pruned)),
-                term="dense_bytes",
-                origin=wording.ESTIMATED,
-                change=wording.size_change(dense_bytes(pruned), dense_bytes(dense))
-                if gone
-                else None,
-            ),
-            Figure(
-                label="KV cache",
-                value=wording.size(cache),
-                term="kv_cache",
-                origin=wording.ESTIMATED,
-                change=wording.size_change(cache, cache_before) if cache != cache_before else None,
-            ),
+            _fallen("Parameters", dense.parameters, pruned.parameters, count, term="parameters"),
+            _fallen("At 16 bit", whole, left, size, term="dense_bytes"),
+            _fallen("KV cache", cached, caches, size, term="kv_cache"),
         ]
     )
 
 
-def protected_line(n_layers: int, spec: PruningSpec) -> None:
-    """Name the layers that lose nothing."""
+def _fallen(
+    label: str, before: int, after: int, words: Callable[[float], str], *, term: str
+) -> Figure:
+    return Figure(
+        label=label,
+        value=words(after),
+        term=term,
+        origin=wording.ESTIMATED,
+        change=wording.fell(before, after, words(before)),
+    )
+
+
+def picture(dense: ModelLayout, plan: PruningPlan, key: str) -> None:
+    """Draw which units of every layer stay."""
+    st.plotly_chart(
+        charts_units.kept_units(units.panels(dense, plan), plan.dropped_layers, dense.n_layers),
+        key=key,
+        config=charts_base.PLAIN,
+    )
+
+
+def _explanation(dense: ModelLayout, chosen: Selection, asked: Asked) -> None:
+    """Say what share leaves, which layers lose nothing, and what the picture rests on."""
+    spec = asked.pruning
+    whole = sum(dense.layer_parameters)
+    gone = 1 - sum(chosen.layout.layer_parameters) / whole if whole else 0.0
+    st.caption(
+        f"{wording.percent(gone)} of the parameters of the decoder layers leave, "
+        f"{wording.percent(spec.ratio, 0)} were asked for. {_protected(dense.n_layers, spec)} "
+        f"KV cache of {KV_TOKENS:,} tokens at 16 bit."
+    )
+    if not asked.is_scored:
+        inexact = spec.scope != "per-layer"
+        st.caption(
+            "Which units leave is decided from scores that this run has not yet; the picture "
+            "shows how many" + (", and with this scope even that may change." if inexact else ".")
+        )
+    elif spec.iterations > 1:
+        st.caption("Later rounds score what is left anew, so that other units may leave.")
+
+
+def _protected(n_layers: int, spec: PruningSpec) -> str:
     kept = sorted(protected_layers(n_layers, spec))
-    names = ", ".join(str(layer) for layer in kept) or "none"
-    st.caption(f"Protected layers: {names}. KV cache of {KV_TOKENS:,} tokens at 16 bit.")
+    return f"Protected layers: {', '.join(map(str, kept)) or 'none'}."
 
 
-def result(outcome: PruningOutcome) -> None:
+def result(outcome: PruningOutcome, dense: ModelLayout) -> None:
     """Draw what the job measured before and after, with continuations to read."""
     before, after = outcome.before, outcome.after
     gone = 1 - outcome.parameters_after / outcome.parameters_before
@@ -76,6 +127,8 @@ def result(outcome: PruningOutcome) -> None:
     st.caption(f"Measured on {after.device}; changes are against the dense model.")
     for sentence in outcome.warnings:
         st.warning(sentence)
+    with st.expander("Which units left", expanded=False):
+        picture(dense, outcome.plan, "pruning/left")
     if after.tasks:
         st.plotly_chart(
             charts_pruning.before_after(before, after, ("dense", "pruned")), key="pruning/tasks"

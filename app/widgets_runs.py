@@ -6,10 +6,21 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from app import line, navigation, services, state, tables, widgets, wording
+from app import (
+    line,
+    navigation,
+    services,
+    state,
+    tables,
+    units,
+    widgets,
+    wording,
+    wording_pruning,
+)
 from app.glossary import tip
 from app.widgets import Figure
 from qpruner_core.domain.footprint import dense_bytes
+from qpruner_core.domain.layout import KINDS, ModelLayout
 from qpruner_core.domain.record import STEPS, RunRecord
 from qpruner_core.domain.spec import DataSpec, ModelSpec, RunSpec
 from qpruner_core.errors import QPrunerError
@@ -85,16 +96,24 @@ def model_card(spec: ModelSpec) -> None:
         ]
     )
     st.caption(
-        f"{layout.model_type}: {layout.n_layers} layers, hidden size {layout.hidden_size}, "
-        f"{layout.n_heads} query "
-        f"and {layout.n_kv_heads} KV heads of {layout.head_dim}, vocabulary "
-        f"{layout.vocab_size:,}, "
-        f"up to {card.max_positions:,} tokens, files in {card.dtype}."
+        f"{wording_pruning.family(layout.model_type)}: {layout.n_layers} layers, hidden size "
+        f"{layout.hidden_size}, {wording_pruning.heads(layout)}, vocabulary "
+        f"{layout.vocab_size:,}, up to {card.max_positions:,} tokens, files in {card.dtype}."
     )
+    _removable(layout)
     widgets.origin_badge(wording.ESTIMATED)
     st.dataframe(tables.precisions(card), hide_index=True)
     with st.expander("Which GPUs it fits (estimated)", expanded=False):
         st.dataframe(tables.cards(card), hide_index=True)
+
+
+def _removable(layout: ModelLayout) -> None:
+    """Say which units the family can lose, and how many experts a layer has."""
+    n_experts = units.n_experts(layout)
+    if n_experts:
+        st.caption(f"Mixture of {n_experts} experts per sparse layer.", help=tip("experts"))
+    kinds = [KINDS[kind] for kind in units.kinds_of(layout)]
+    st.caption(f"Pruning can remove {', '.join((*kinds, 'whole layers'))}.", help=tip("removable"))
 
 
 def failed_face(record: RunRecord) -> None:

@@ -29,8 +29,12 @@ JOB_TITLES = {
     "finish": "Finish the search",
     "measure": "Measure a plan",
     "generate": "Answer a prompt",
+    "compare": "Compare criteria",
+    "compress": "Compress layer by layer",
 }
 """What a job does that runs no step of the line from its start."""
+COUNTED_JOBS = ("compare", "compress")
+"""Those of them that report pieces of their own, not of the steps that they call on."""
 DEMO_TEXT = (
     "This model reads the demo's invented language, so its scores and losses say little about "
     "real text. Choose WikiText-2 or own files when you make a run."
@@ -47,6 +51,15 @@ def size(size_bytes: float) -> str:
 def size_change(after: float, before: float) -> str:
     """Return the change of a size with its sign, the size as its formatter writes it."""
     return ("-" if after < before else "+") + format_bytes(abs(after - before))
+
+
+def fell(before: float, after: float, before_words: str) -> str | None:
+    """Return by which share something fell and from what, such as ``-20.0 % from 5.31 M``; None
+    where it stayed.
+    """
+    if before == after:
+        return None
+    return f"{100.0 * (after / before - 1):+.1f} % from {before_words}"
 
 
 def percent(share: float, digits: int = 1) -> str:

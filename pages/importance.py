@@ -11,7 +11,6 @@ from app import (
     widgets,
     widgets_importance,
 )
-from app.glossary import tip
 
 widgets.title("importance")
 record = state.require_run()
@@ -36,6 +35,8 @@ st.caption(
     "share "
     f"of the largest value in the row; click a cell to see its units."
 )
+for sentence in outcome.warnings:
+    st.warning(sentence)
 known = list(dict.fromkeys(cell.criterion for cell in outcome.cells))
 shown = widgets_importance.criteria_field(known)
 rows = tables_importance.rows(outcome, shown, record.quantize)
@@ -58,14 +59,5 @@ with left:
 with right:
     widgets_importance.sensitivity_panel(record, layer)
 
-with st.expander("Do the criteria agree?", expanded=False):
-    st.caption(tip("rank_agreement"))
-    if len(rows) < 2:
-        st.info("Show at least two rows to compare their order of layers.")
-    else:
-        correlation = tables_importance.rank_agreement(rows)
-        st.plotly_chart(
-            charts_importance.agreement(correlation),
-            key="importance/agreement",
-            config=charts_base.PLAIN,
-        )
+with st.expander("Do the criteria agree?", expanded=bool(outcome.agreement)):
+    widgets_importance.agreement_panel(outcome, rows)

@@ -3,43 +3,33 @@
 import streamlit as st
 
 from app import (
-    charts_base,
-    charts_pruning,
-    forms,
+    forms_pruning,
     services,
     state,
     widgets,
+    widgets_compare,
     widgets_metrics,
     widgets_pruning,
+    widgets_streaming,
 )
 
 widgets.title("pruning")
 record = state.require_run()
 job = widgets.status(record, "prune")
 card = record.load or services.model_card(record.spec.model)
-scored = record.score.spec.criteria if record.score is not None else ()
 
 left, right = st.columns([2, 3], gap="large")
 with left:
-    spec = forms.pruning_form(record.spec.pruning, card.layout, scored)
-    asked = widgets.with_part(record.spec, pruning=spec)
-    widgets.start(record, asked, "prune", "Prune", busy=job is not None)
-with right:
-    preview = services.preview(record, card.layout, spec)
-    widgets_pruning.sizes(card.layout, preview.layout)
-    st.plotly_chart(
-        charts_pruning.kept_units(card.layout, preview.layout),
-        key="pruning/preview",
-        config=charts_base.PLAIN,
-    )
-    widgets_pruning.protected_line(card.layout.n_layers, spec)
-    if record.score is None:
-        st.caption(
-            "Sizes are exact; which units leave is decided from the scores, which this run has "
-            "not yet."
-        )
-    for sentence in preview.warnings:
-        st.warning(sentence)
+    form = forms_pruning.pruning_form(record, card.layout)
+    button = st.container()
+if form is not None:
+    with right:
+        chosen = widgets_pruning.preview(record, card.layout, form)
+    with button:
+        asked = widgets.with_part(record.spec, pruning=form.pruning, importance=form.importance)
+        redo = None if form.is_scored or record.score is None else "score"
+        blocked = job is not None or chosen is None
+        widgets.start(record, asked, "prune", "Prune", redo=redo, busy=blocked)
 
 if record.prune is None:
     if job is None:
@@ -48,6 +38,9 @@ if record.prune is None:
             "alone."
         )
 else:
-    widgets_pruning.result(record.prune)
+    widgets_pruning.result(record.prune, card.layout)
 if record.evaluate is not None:
     widgets_metrics.full(record.evaluate)
+if form is not None:
+    widgets_compare.panel(record, form, busy=job is not None)
+    widgets_streaming.panel(record, card.layout, form, busy=job is not None)

@@ -32,7 +32,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunStore]
 def jobs(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> FakeJobs:
     fake = FakeJobs()
     monkeypatch.setattr(services, "jobs", lambda: fake)
-    monkeypatch.setattr(services, "_card", lambda spec: sample_home._load(store, None, None))
+    monkeypatch.setattr(services, "_card", lambda spec: sample_home.card_of(spec.source))
     return fake
 
 
@@ -84,6 +84,12 @@ def words(at: AppTest) -> str:
         "code",
     )
     return "\n".join(str(element.value) for kind in kinds for element in at.get(kind))
+
+
+@pytest.fixture
+def compared(store: RunStore) -> Callable[[RunRecord], RunRecord]:
+    """Give a run the measured comparison of its criteria."""
+    return lambda record: sample_home.with_comparison(store, record)
 
 
 @pytest.fixture

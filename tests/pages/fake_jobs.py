@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.progress import Progress
-from qpruner_core.domain.spec import RunSpec
+from qpruner_core.domain.spec import PruningSpec, RunSpec
 from qpruner_core.jobs import Job, WorkerInfo
 
 
@@ -58,6 +58,14 @@ class FakeJobs:
         job = self.add(run_id, "done", (), kind="generate")
         self.answers[job.job_id] = {"original": "one word", "compressed": "another word"}
         return job.job_id
+
+    def start_compare(self, run_id: str, spec: PruningSpec) -> str:
+        self.asked.append(("compare", (run_id, spec)))
+        return self.add(run_id, "queued", (), kind="compare").job_id
+
+    def start_compress(self, run_id: str, spec: RunSpec) -> str:
+        self.asked.append(("compress", (run_id, spec)))
+        return self.add(run_id, "queued", (), kind="compress").job_id
 
     def list(self, run_id: str | None = None) -> list[Job]:
         found = [job for job in self.known.values() if run_id in (None, job.run_id)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,9 @@ from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.progress import Progress
 from qpruner_core.domain.record import (
     STEPS,
+    Agreement,
+    ComparedPruning,
+    Comparison,
     ExportOutcome,
     ImportanceCell,
     ImportanceOutcome,
@@ -51,9 +55,41 @@ CONFIG = {
 }
 
 
-def dense_layout() -> ModelLayout:
-    """Return the layout of a model shaped like the demo."""
-    return ARCHITECTURES.target("llama").layout(CONFIG)
+SMALL = {**CONFIG, "num_hidden_layers": 4, "hidden_size": 64, "head_dim": 8}
+CONFIGS = {
+    "llama": CONFIG,
+    "mixtral": {
+        **SMALL,
+        "model_type": "mixtral",
+        "intermediate_size": 64,
+        "num_local_experts": 6,
+        "num_experts_per_tok": 2,
+    },
+    # Its norm over all query heads together keeps heads from leaving.
+    "olmo2": {**SMALL, "model_type": "olmo2", "num_key_value_heads": 8},
+}
+MODULES = {"kv_heads": "attention", "experts": "experts"}
+UNIT_CRITERIA = ("taylor", "magnitude", "random")
+
+
+def dense_layout(family: str = "llama") -> ModelLayout:
+    """Return the layout of a model shaped like the demo, or of a small one of another family."""
+    return ARCHITECTURES.target(family).layout(CONFIGS[family])
+
+
+def card_of(source: str) -> ModelCard:
+    """Return the card of a model; sources that name no family have the demo's."""
+    layout = dense_layout(source if source in CONFIGS else "llama")
+    return ModelCard(
+        source=source,
+        revision=None,
+        title="Demo model" if source == "demo" else source,
+        layout=layout,
+        parameters=layout.parameters,
+        file_bytes=dense_bytes(layout),
+        dtype="F16",
+        max_positions=512,
+    )
 
 
 def metrics(loss: float, size: int, *, speed: bool = False) -> Metrics:
@@ -77,9 +113,19 @@ def metrics(loss: float, size: int, *, speed: bool = False) -> Metrics:
     )
 
 
-def make_run(store: RunStore, upto: str | None, *, name: str = "Demo", seed: int = 0) -> RunRecord:
+def make_run(
+    store: RunStore,
+    upto: str | None,
+    *,
+    name: str = "Demo",
+    seed: int = 0,
+    source: str = "demo",
+    pruning: PruningSpec | None = None,
+) -> RunRecord:
     """Create a run whose slots are filled up to a step; None leaves all of them empty."""
-    spec = RunSpec(model=ModelSpec(source="demo"), name=name, pruning=PruningSpec(ratio=0.2))
+    spec = RunSpec(
+        model=ModelSpec(source=source), name=name, pruning=pruning or PruningSpec(ratio=0.2)
+    )
     record = store.create(spec)
     fill = {
         "load": _load,
@@ -99,27 +145,17 @@ def make_run(store: RunStore, upto: str | None, *, name: str = "Demo", seed: int
 
 
 def _load(store: RunStore, record: RunRecord, rng: np.random.Generator) -> ModelCard:
-    layout = dense_layout()
-    return ModelCard(
-        source="demo",
-        revision=None,
-        title="Demo model",
-        layout=layout,
-        parameters=layout.parameters,
-        file_bytes=dense_bytes(layout),
-        dtype="F16",
-        max_positions=512,
-    )
+    return card_of(record.spec.model.source)
 
 
 def _score(store: RunStore, record: RunRecord, rng: np.random.Generator) -> ImportanceOutcome:
     layout, cells, arrays = record.load.layout, [], {}
-    for criterion in ("taylor", "magnitude", "random"):
+    for criterion in UNIT_CRITERIA:
         for group in layout.groups:
             scale = 1.0 if criterion == "random" else 0.4 + abs(group.layer - 6) / 6
             scores = (rng.gamma(2.0, scale, group.n_units)).astype(np.float32)
             arrays[f"{criterion}/{group.name}"] = scores
-            module = "attention" if group.kind == "kv_heads" else "mlp"
+            module = MODULES.get(group.kind, "mlp")
             cells.append(
                 ImportanceCell(
                     layer=group.layer,
@@ -140,7 +176,41 @@ def _score(store: RunStore, record: RunRecord, rng: np.random.Generator) -> Impo
         unit_scores=store.write_arrays(record.run_id, "unit_scores", arrays),
         n_tokens=8192,
         device=DEVICE,
+        agreement=agreement(layout),
     )
+
+
+def agreement(layout: ModelLayout) -> tuple[Agreement, ...]:
+    """Return rank correlations of every two unit criteria on every kind of a model."""
+    kinds = dict.fromkeys(group.kind for group in layout.groups)
+    values = {("taylor", "magnitude"): 0.71, ("taylor", "random"): -0.02}
+    return tuple(
+        Agreement(
+            first=first, second=second, kind=kind, correlation=values.get((first, second), 0.04)
+        )
+        for kind in kinds
+        for first, second in combinations(UNIT_CRITERIA, 2)
+    )
+
+
+def with_comparison(store: RunStore, record: RunRecord) -> RunRecord:
+    """Return the run with its criteria measured side by side."""
+    layout = record.load.layout
+    rows = tuple(
+        ComparedPruning(
+            criterion=criterion,
+            compensation=compensation,
+            parameters=int(0.8 * layout.parameters),
+            metrics=metrics(loss - (0.1 if compensation == "bias" else 0.0), 900_000),
+            seconds=2.5,
+        )
+        for criterion, loss in zip(UNIT_CRITERIA, (1.5, 1.4, 1.9), strict=True)
+        for compensation in ("none", "bias")
+    )
+    compared = Comparison(spec=PruningSpec(ratio=0.2), dense=metrics(1.21, 10**6), rows=rows)
+    made = replace(record, comparison=compared)
+    store.write(made)
+    return made
 
 
 def _prune(store: RunStore, record: RunRecord, rng: np.random.Generator) -> PruningOutcome:
@@ -220,7 +290,8 @@ def _search(store: RunStore, record: RunRecord, rng: np.random.Generator) -> Sea
 
 
 def _recover(store: RunStore, record: RunRecord, rng: np.random.Generator) -> RecoveryOutcome:
-    chosen = next(t for t in record.search.trials if t.number == record.search.chosen)
+    found = record.search
+    chosen = next(t for t in (*found.trials, *found.baselines) if t.number == found.chosen)
     steps = np.arange(60)
     losses = 1.3 + 0.4 * np.exp(-steps / 15) + 0.03 * rng.standard_normal(60)
     return RecoveryOutcome(
@@ -245,7 +316,8 @@ def _export(store: RunStore, record: RunRecord, rng: np.random.Generator) -> Exp
     }
     for name, content in contents.items():
         (folder / name).write_bytes(content)
-    chosen = next(t for t in record.search.trials if t.number == record.search.chosen)
+    found = record.search
+    chosen = next(t for t in (*found.trials, *found.baselines) if t.number == found.chosen)
     planned = plan_bytes(record.prune.layout, chosen.plan, precision_formats())
     return ExportOutcome(
         spec=record.spec.export,

@@ -10,7 +10,7 @@ from app.navigation import PAGES, ROOT
 KEYS = [entry.key for entry in PAGES]
 WIDGETS = (
     "button", "checkbox", "toggle", "slider", "selectbox", "multiselect", "number_input",
-    "text_input", "pills", "segmented_control", "metric",
+    "text_input", "pills", "radio", "segmented_control", "metric",
 )  # fmt: skip
 
 
@@ -25,6 +25,16 @@ def test_every_face_is_drawn_and_every_widget_has_a_label_and_a_tooltip(
         for widget in at.get(kind):
             assert widget.label, kind
             assert getattr(widget.proto, "help", ""), f"{kind} {widget.label!r} has no tooltip"
+
+
+@pytest.mark.parametrize("source", ["mixtral", "olmo2"])
+@pytest.mark.parametrize("key", ["runs", "importance", "pruning"])
+@pytest.mark.parametrize("upto", ["load", "score", "prune"])
+def test_other_families_are_drawn_too(open_page, run_at, key, upto, source):
+    """One with experts, one whose heads cannot leave."""
+    at = open_page(key, run_at(upto, source=source))
+    assert at.title[0].value == next(entry.title for entry in PAGES if entry.key == key)
+    assert not at.error
 
 
 @pytest.mark.parametrize("key", KEYS)

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import sample_home
 
 from app import charts_importance, tables_importance
+from qpruner_core.domain.record import Agreement
 
 
 def test_without_a_run_it_says_what_to_do(open_page):
@@ -62,3 +66,49 @@ def test_rank_agreement_is_one_on_the_diagonal_and_minus_one_for_the_opposite_or
     table = tables_importance.rank_agreement([up, down])
     np.testing.assert_allclose(np.diag(table), 1.0)
     np.testing.assert_allclose(table.loc["up", "down"], -1.0)
+
+
+def test_criteria_are_compared_by_the_units_they_rank(open_page, run_at, said):
+    at = open_page("importance", run_at("score"))
+    text = said(at)
+    assert "Taylor, first order and Weight magnitude rank the KV heads most alike (0.71)" in text
+    assert "Taylor, first order and Random (control) least (-0.02)" in text
+
+
+def test_agreement_is_symmetric_with_ones_on_the_diagonal():
+    found = sample_home.agreement(sample_home.dense_layout("mixtral"))
+    tables = tables_importance.unit_agreement(found)
+    assert list(tables) == ["kv_heads", "expert_channels", "experts"]
+    for table in tables.values():
+        np.testing.assert_allclose(table, table.T)
+        np.testing.assert_allclose(np.diag(table), 1.0)
+
+
+def test_one_pair_of_criteria_is_told_in_one_clause():
+    pair = Agreement(first="taylor", second="magnitude", kind="experts", correlation=0.5)
+    assert tables_importance.agreement_words([pair], "experts") == (
+        "Taylor, first order and Weight magnitude rank the experts most alike (0.50)."
+    )
+    assert tables_importance.agreement_words([pair], "kv_heads") == ""
+
+
+def test_the_channels_of_an_expert_are_shown_by_choosing_it(open_page, run_at, said):
+    record = run_at("score", source="mixtral")
+    at = open_page("importance", record, row="taylor/mlp", layer="2")
+    at.selectbox(key="importance/expert").select(4).run()
+    assert "Layer 2: expert channels by Taylor, first order" in said(at)
+    assert "64 units" in said(at)
+
+
+def test_whole_experts_have_a_row_of_their_own(open_page, run_at, said):
+    record = run_at("score", source="mixtral")
+    at = open_page("importance", record, row="taylor/experts", layer="1")
+    assert "Layer 1: experts by Taylor, first order" in said(at)
+    assert "6 units" in said(at)
+
+
+def test_warnings_of_the_scoring_are_shown(open_page, run_at, store):
+    record = run_at("score")
+    sentence = "Expert 3 of layer 1 saw no token. Give more calibration text."
+    store.write(replace(record, score=replace(record.score, warnings=(sentence,))))
+    assert open_page("importance", record).warning[0].value == sentence

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 from app import wording
 from qpruner_core.domain.footprint import dense_bytes
+from qpruner_core.domain.progress import Progress
+from qpruner_core.domain.spec import PruningSpec
+from qpruner_core.jobs import WorkerInfo
 from qpruner_core.pruning.selection import select
 
 
@@ -95,3 +99,189 @@ def test_the_full_evaluation_shows_every_task_and_both_speeds(open_page, run_at,
     assert table.loc[0, "Standard error"] == f"{100 * first.standard_error:.1f} points"
     assert (value(at, "Reading"), value(at, "Writing")) == ("8,200 tokens/s", "61 tokens/s")
     assert "evaluated in full" not in said(open_page("pruning", run_at("prune", name="before")))
+
+
+def test_before_and_after_stand_together(open_page, run_at):
+    record = run_at("load")
+    at = open_page("pruning", record)
+    change = next(metric.delta for metric in at.metric if metric.label == "Parameters")
+    assert change.endswith(f"from {wording.count(record.load.layout.parameters)}")
+
+
+def test_the_criterion_comes_with_its_options_from_the_catalogue(open_page, run_at, jobs):
+    at = open_page("pruning", run_at("score"))
+    at.selectbox(key="prune/criterion").select("magnitude").run()
+    at.number_input(key="prune/magnitude/p").set_value(1.0).run()
+    assert "decided from scores that this run has not yet" in " ".join(c.value for c in at.caption)
+    at.toggle(key="copy/prune").set_value(False).run()
+    at.button(key="start/prune").click().run()
+    (_, (_, steps, spec)) = jobs.asked[0]
+    assert steps == ("score", "prune")
+    assert spec.importance.options["magnitude"] == {"p": 1.0}
+    assert spec.pruning.criterion == "magnitude"
+
+
+def test_options_as_scored_do_not_score_again(open_page, run_at, jobs):
+    record = run_at("score")
+    at = open_page("pruning", record)
+    at.selectbox(key="prune/criterion").select("magnitude").run()
+    at.button(key="start/prune").click().run()
+    (_, (run_id, steps, spec)) = jobs.asked[0]
+    assert (run_id, steps) == (record.run_id, ("prune",))
+    assert spec.importance == record.spec.importance
+
+
+def test_more_options_go_into_the_spec(open_page, run_at, jobs):
+    at = open_page("pruning", run_at("score"))
+    at.slider(key="prune/ratio").set_value(30)
+    at.number_input(key="prune/drop_layers").set_value(2)
+    at.number_input(key="prune/rounds").set_value(3)
+    at.selectbox(key="prune/scope").select("balanced")
+    at.selectbox(key="prune/compensation").select("bias")
+    at.pills(key="prune/kinds").set_value(["mlp_channels"]).run()
+    at.button(key="start/prune").click().run()
+    asked = jobs.asked[0][1][2].pruning
+    assert (asked.ratio, asked.drop_layers, asked.iterations) == (0.3, 2, 3)
+    assert (asked.scope, asked.compensation) == ("balanced", "bias")
+    # Kinds that this model lacks stay as they were.
+    assert asked.kinds == ("mlp_channels", "expert_channels")
+
+
+def test_untouched_the_form_asks_for_what_the_run_asked(open_page, run_at, jobs):
+    record = run_at("score")
+    at = open_page("pruning", record)
+    at.button(key="start/prune").click().run()
+    assert jobs.asked[0][1][2] == record.spec
+
+
+def test_only_kinds_that_the_model_has_may_leave(open_page, run_at):
+    pills = open_page("pruning", run_at("load", source="olmo2")).pills(key="prune/kinds")
+    assert pills.options == ["MLP channels"]
+    pills = open_page("pruning", run_at("load", source="mixtral")).pills(key="prune/kinds")
+    assert pills.options == ["KV heads", "Expert channels", "Experts"]
+
+
+def test_nothing_that_may_leave_is_answered_with_a_sentence(open_page, run_at):
+    at = open_page("pruning", run_at("load"))
+    at.pills(key="prune/kinds").set_value([]).run()
+    assert "Choose at least one" in at.error[0].value
+
+
+def test_what_cannot_be_done_is_a_sentence_without_a_button(open_page, run_at):
+    at = open_page("pruning", run_at("load"))
+    at.slider(key="prune/ratio").set_value(10)
+    at.number_input(key="prune/drop_layers").set_value(11).run()
+    assert len(at.error) == 1
+    assert "start/prune" not in [button.key for button in at.button]
+    at.number_input(key="prune/drop_layers").set_value(1).run()
+    assert not at.error
+
+
+def test_the_picture_shows_layers_that_leave_whole(open_page, run_at, said):
+    at = open_page("pruning", run_at("score"))
+    at.number_input(key="prune/drop_layers").set_value(1).run()
+    assert not at.error
+    figure = json.loads(at.get("plotly_chart")[0].proto.spec)
+    words = [each["text"] for each in figure["layout"]["annotations"]]
+    assert words.count("layer leaves") == 2
+
+
+def test_ratios_by_hand_have_a_table(open_page, run_at):
+    record = run_at("load", pruning=PruningSpec(ratio=0.2, layer_ratios={"5": 0.4}))
+    at = open_page("pruning", record)
+    assert at.toggle(key="prune/by_hand").value
+    at.toggle(key="prune/by_hand").set_value(False).run()
+    assert not at.error
+
+
+def test_criteria_are_compared_at_the_ratio_of_the_slider(open_page, run_at, jobs):
+    record = run_at("score")
+    at = open_page("pruning", record)
+    at.slider(key="prune/ratio").set_value(30).run()
+    at.button(key="compare/start").click().run()
+    (kind, (run_id, spec)) = jobs.asked[0]
+    assert (kind, run_id, spec.ratio) == ("compare", record.run_id, 0.3)
+
+
+def test_without_scores_there_is_nothing_to_compare(open_page, run_at, said):
+    at = open_page("pruning", run_at("load"))
+    assert at.button(key="compare/start").disabled
+    assert "Score the model first" in said(at)
+
+
+def test_a_comparison_under_way_shows_its_pieces(open_page, run_at, jobs):
+    record = run_at("score")
+    told = Progress(step="prune", done=2, total=6, message="Wanda")
+    jobs.add(record.run_id, "running", (), kind="compare", progress=told, device="cpu")
+    at = open_page("pruning", record)
+    assert "Compare criteria** 2 of 6" in at.get("progress")[0].proto.text
+    assert at.button(key="compare/start").disabled
+
+
+def test_a_failed_comparison_is_a_sentence(open_page, run_at, jobs):
+    record = run_at("score")
+    jobs.add(record.run_id, "failed", (), kind="compare", error="No task is left.")
+    at = open_page("pruning", record)
+    assert at.error[0].value == "Compare criteria: No task is left."
+
+
+def test_what_was_compared_is_measured_and_the_best_is_used_on_a_click(
+    open_page, run_at, compared, said
+):
+    at = open_page("pruning", compared(run_at("score")))
+    table = at.dataframe[0].value
+    assert list(table["Best"]) == ["★", "", "", "", "", ""]
+    assert (table.loc[0, "Criterion"], table.loc[0, "Compensation"]) == (
+        "Weight magnitude",
+        "bias",
+    )
+    assert table.loc[0, "Against dense"] == "+0.090 nats"
+    assert "measured" in said(at)
+    at.button(key="compare/use").click().run()
+    assert at.selectbox(key="prune/criterion").value == "magnitude"
+    assert at.selectbox(key="prune/compensation").value == "bias"
+
+
+def worker(memory_bytes, device="cpu"):
+    return WorkerInfo(
+        name=f"atlas/{device}",
+        pid=7,
+        host="atlas",
+        device=device,
+        since="2026-01-01T00:00:00+00:00",
+        memory_bytes=memory_bytes,
+    )
+
+
+def test_a_model_that_does_not_fit_its_worker_is_offered_layer_by_layer(
+    open_page, run_at, jobs, said
+):
+    record = run_at("load")
+    jobs.crew.append(worker(2**20))
+    at = open_page("pruning", record)
+    assert "more than the 1.00 MiB of the worker on cpu" in said(at)
+    others = at.radio(key="compress/others")
+    assert others.disabled
+    assert "Taylor, first order" in others.options
+    at.radio(key="compress/criterion").set_value("magnitude")
+    at.selectbox(key="compress/precision").select("int8").run()
+    at.button(key="compress/start").click().run()
+    (kind, (run_id, spec)) = jobs.asked[0]
+    assert (kind, run_id) == ("compress", record.run_id)
+    assert spec.pruning.criterion == "magnitude"
+    assert spec.search.precisions == ("int8",)
+
+
+def test_a_model_that_fits_its_worker_gets_no_warning(open_page, run_at, jobs, said):
+    jobs.crew.append(worker(2**34))
+    assert "more than the" not in said(open_page("pruning", run_at("load")))
+
+
+def test_layer_by_layer_a_budget_mixes_precisions(open_page, run_at, jobs):
+    at = open_page("pruning", run_at("load"))
+    at.selectbox(key="compress/precision").select("mixed").run()
+    at.slider(key="compress/budget").set_value(40).run()
+    at.button(key="compress/start").click().run()
+    search = jobs.asked[0][1][1].search
+    assert search.memory_budget == "0.40"
+    assert len(search.precisions) > 1

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import pytest
+import sample_home
 
-from app import wording
+from app import services, wording
 from qpruner_core.domain.record import STEPS
 from qpruner_core.domain.spec import DataSpec
 
@@ -160,3 +161,22 @@ def test_less_text_than_one_sequence_is_refused_in_a_sentence(open_page):
     at = open_page("runs")
     next(n for n in at.number_input if n.label == "Calibration, tokens").set_value(16).run()
     assert "less than one sequence of 128" in at.error[0].value
+
+
+def test_the_card_says_what_can_leave(open_page, jobs, said, store):
+    assert "Pruning can remove KV heads, MLP channels, whole layers." in said(open_page("runs"))
+
+
+@pytest.mark.parametrize(
+    ("family", "sentence"),
+    [
+        ("mixtral", "Pruning can remove KV heads, expert channels, experts, whole layers."),
+        ("mixtral", "Mixture of 6 experts per sparse layer."),
+        ("mixtral", "Mixtral: 4 layers"),
+        ("olmo2", "Pruning can remove MLP channels, whole layers."),
+        ("olmo2", "8 heads of 8"),
+    ],
+)
+def test_the_card_speaks_of_other_families(open_page, said, monkeypatch, family, sentence):
+    monkeypatch.setattr(services, "_card", lambda spec: sample_home.card_of(family))
+    assert sentence in said(open_page("runs"))

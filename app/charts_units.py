@@ -1,0 +1,111 @@
+"""The picture of kept units: layers down, units across, removed ones grey."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from app import palette
+from app.units import N_BINS, Panel
+
+LEAST_ROW, MOST_ROW = 11, 24
+"""Pixels of a layer."""
+PLANNED_HEIGHT = 360
+"""Pixels that the rows share as long as they stay between the two."""
+WORDS_SHARE = 0.34
+"""Room for the words right of the rows, as a share of the widest layer."""
+
+
+def kept_units(panels: Sequence[Panel], dropped: Sequence[int], n_layers: int) -> go.Figure:
+    """Return one panel per kind of unit; the shade of a cell is the share of its units that
+    stays, and layers that leave whole are grey with a word.
+    """
+    row = int(np.clip(PLANNED_HEIGHT / n_layers, LEAST_ROW, MOST_ROW))
+    made = make_subplots(
+        rows=1,
+        cols=len(panels),
+        subplot_titles=[panel.title for panel in panels],
+        shared_yaxes=True,
+        horizontal_spacing=0.04,
+    )
+    for column, panel in enumerate(panels, start=1):
+        made.add_trace(_cells(panel, row), row=1, col=column)
+        made.add_trace(_words(panel, row), row=1, col=column)
+        _mark_dropped(made, panel, dropped, column)
+        right = panel.edges[-1] * (1 + WORDS_SHARE)
+        made.update_xaxes(range=[-0.5, right], row=1, col=column)
+    _legend(made)
+    made.update_layout(
+        height=96 + row * n_layers,
+        margin={"l": 8, "r": 4, "t": 56, "b": 8},
+        legend={"orientation": "h", "x": 0.0, "y": 1.0, "yanchor": "top", "yref": "container"},
+        uirevision="keep",
+    )
+    made.update_xaxes(
+        title="Unit", showgrid=False, zeroline=False, nticks=6, tickformat=",d", tickangle=0
+    )
+    made.update_yaxes(range=[n_layers - 0.5, -0.5], showgrid=False, zeroline=False)
+    made.update_yaxes(title="Decoder layer", dtick=1 if n_layers <= 24 else 4, row=1, col=1)
+    return made
+
+
+def _cells(panel: Panel, row: int) -> go.Heatmap:
+    few = len(panel.columns) < N_BINS // 2
+    return go.Heatmap(
+        z=np.round(panel.kept, 3),
+        x=panel.edges - 0.5,
+        customdata=np.broadcast_to(np.array(panel.columns), panel.kept.shape),
+        colorscale=[(0.0, palette.REMOVED), (1.0, palette.TRIAL)],
+        zmin=0.0,
+        zmax=1.0,
+        showscale=False,
+        xgap=2 if few else 0,
+        ygap=2 if row > LEAST_ROW else 1,
+        hoverongaps=False,
+        hovertemplate="layer %{y}, %{customdata}: %{z:.0%} kept<extra></extra>",
+    )
+
+
+def _words(panel: Panel, row: int) -> go.Scatter:
+    return go.Scatter(
+        x=[panel.edges[-1]] * len(panel.words),
+        y=list(range(len(panel.words))),
+        mode="text",
+        text=[f" {words}" for words in panel.words],
+        textposition="middle right",
+        textfont={"size": min(11, row - 2), "color": palette.MUTED},
+        hoverinfo="skip",
+        showlegend=False,
+        cliponaxis=False,
+    )
+
+
+def _mark_dropped(made: go.Figure, panel: Panel, dropped: Sequence[int], column: int) -> None:
+    for layer in dropped:
+        made.add_annotation(
+            x=panel.edges[-1] / 2,
+            y=layer,
+            text="layer leaves",
+            showarrow=False,
+            font={"size": 10, "color": palette.SLATE},
+            row=1,
+            col=column,
+        )
+
+
+def _legend(made: go.Figure) -> None:
+    for name, colour in (("kept", palette.TRIAL), ("removed", palette.REMOVED)):
+        made.add_trace(
+            go.Scatter(
+                x=[None],
+                y=[None],
+                mode="markers",
+                name=name,
+                marker={"symbol": "square", "size": 11, "color": colour},
+            ),
+            row=1,
+            col=1,
+        )

@@ -1,0 +1,137 @@
+"""Models larger than memory: pruned and written layer by layer, without being loaded whole."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import streamlit as st
+
+from app import memory, navigation, services, widgets, wording, wording_pruning
+from app.forms_pruning import Asked
+from app.glossary import tip
+from app.memory import Shortage
+from qpruner_core.catalog import PRECISIONS
+from qpruner_core.domain.layout import ModelLayout
+from qpruner_core.domain.record import RunRecord
+from qpruner_core.domain.spec import ExportSpec, RunSpec, SearchSpec
+
+MIXED = "mixed"
+LEAST_BUDGET, MOST_BUDGET = 20, 100
+"""Ends of the budget slider; percent of the dense model."""
+
+
+def panel(record: RunRecord, layout: ModelLayout, asked: Asked, *, busy: bool) -> None:
+    """Draw why and how a model is compressed without being loaded whole; open where one does not
+    fit its worker.
+    """
+    lacks = memory.shortage(layout, services.jobs().workers())
+    widgets.failed_beside(record, "compress")
+    with st.expander("Larger than memory", expanded=lacks is not None):
+        _why(layout, lacks)
+        criterion = _criterion(asked.pruning.criterion)
+        search, export = _precision(record.spec.search, record.spec.export)
+        spec = widgets.with_part(
+            record.spec,
+            importance=asked.importance,
+            pruning=replace(asked.pruning, criterion=criterion),
+            search=search,
+            export=export,
+        )
+        if st.button(
+            "Prune and write layer by layer",
+            type="primary" if lacks is not None else "secondary",
+            icon=":material/layers:",
+            disabled=busy,
+            help=tip("compress"),
+            key="compress/start",
+        ):
+            _start(record, spec)
+        _done(record)
+
+
+def _start(record: RunRecord, spec: RunSpec) -> None:
+    widgets.ask(lambda: services.jobs().start_compress(record.run_id, spec))
+
+
+def _why(layout: ModelLayout, lacks: Shortage | None) -> None:
+    layer = wording.size(memory.largest_layer_bytes(layout))
+    if lacks is None:
+        st.caption(
+            "For models that do not fit the worker's memory: one decoder layer is read, pruned, "
+            f"packed and written at a time, which here takes {layer} for the largest (estimated)."
+        )
+        return
+    st.warning(
+        f"This model takes {wording.size(lacks.needed_bytes)} in memory (estimated), more than "
+        f"the {wording.size(lacks.memory_bytes)} of the worker on {lacks.device} leave room for; "
+        f"layer by layer the largest takes {layer} at a time."
+    )
+
+
+def _criterion(wanted: str) -> str:
+    """Ask for a criterion that streams; those that do not are shown with the reason."""
+    entries = wording_pruning.unit_criteria()
+    fit = {entry.name: entry for entry in entries if wording_pruning.streams(entry)}
+    names = list(fit)
+    suited = next((n for n in (wanted, "wanda", "magnitude") if n in fit), names[0])
+    left, right = st.columns(2)
+    chosen = left.radio(
+        "Criterion of the layer-by-layer pass",
+        names,
+        names.index(suited),
+        format_func=lambda name: fit[name].title,
+        captions=[wording_pruning.needs(fit[name]) for name in names],
+        help=tip("streaming_criterion"),
+        key="compress/criterion",
+    )
+    rest = [entry for entry in entries if entry.name not in fit]
+    if rest:
+        right.radio(
+            "Not without the whole model",
+            [entry.title for entry in rest],
+            None,
+            captions=[wording_pruning.needs(entry) for entry in rest],
+            disabled=True,
+            help=tip("streaming_criterion"),
+            key="compress/others",
+        )
+    return str(chosen)
+
+
+def _precision(search: SearchSpec, export: ExportSpec) -> tuple[SearchSpec, ExportSpec]:
+    """Ask how the weights are written: all at one precision, or mixed under a budget."""
+    names = [*PRECISIONS.names(), MIXED]
+    chosen = str(
+        st.selectbox(
+            "Write the weights as",
+            names,
+            format_func=lambda name: (
+                "Mixed, under a budget"
+                if name == MIXED
+                else f"{PRECISIONS.entry(name).title} everywhere"
+            ),
+            help=tip("streaming_precision"),
+            key="compress/precision",
+        )
+    )
+    if chosen != MIXED:
+        plain = PRECISIONS.entry(chosen).facts["bits"] == 16
+        written = replace(export, format="hf_16bit" if plain else "hf_mixed")
+        return replace(search, precisions=(chosen,), memory_budget="1.0"), written
+    percent = st.slider(
+        "Budget, % of the dense model",
+        LEAST_BUDGET,
+        MOST_BUDGET,
+        45,
+        help=tip("memory_budget"),
+        key="compress/budget",
+    )
+    budget = f"{percent / 100:.2f}"
+    return replace(search, memory_budget=budget), replace(export, format="hf_mixed")
+
+
+def _done(record: RunRecord) -> None:
+    newest = services.newest_job(record.run_id)
+    if newest is not None and newest.kind == "compress" and newest.status == "done":
+        st.success("The compressed model is written.")
+        st.page_link(navigation.page("export"), label="Go to Export", help=tip("open_export"))
