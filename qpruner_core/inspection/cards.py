@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from qpruner_core.catalog import ARCHITECTURES
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.record import ModelCard
 from qpruner_core.domain.spec import ModelSpec
@@ -24,6 +25,12 @@ from qpruner_core.inspection.headers import TensorHeader
 
 DEMO = "demo"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_TABLES = (
+    "rotary_emb.inv_freq",
+    *(f".{block}.{leaf}" for block in ("attn", "attention") for leaf in ("bias", "masked_bias")),
+)
+"""How the names of rotary tables and causal masks end, which old files carry among the weights."""
+_HEADS = ("lm_head.weight", "embed_out.weight")
 _SHORTEST_DEFAULT = 2048
 """Positions of a Llama whose config does not state them; the other families assume more."""
 
@@ -114,28 +121,28 @@ def _card(
 ) -> ModelCard:
     check_shapes(layout, headers)
     sizes: Counter[str] = Counter()
-    for tensor in headers.values():
-        sizes[tensor.dtype] += tensor.n_values
-    stated = config.get("max_position_embeddings")
+    for name, tensor in headers.items():
+        if not name.endswith(_TABLES):
+            sizes[tensor.dtype] += tensor.n_values
+    family = ARCHITECTURES.target(layout.model_type)
     return ModelCard(
         source=spec.source,
         revision=revision,
         title="Demo model" if spec.source == DEMO else spec.source.rstrip("/").split("/")[-1],
         layout=layout,
-        parameters=_count_parameters(config, headers),
+        parameters=_count_parameters(headers, tied=family.is_tied(config)),
         file_bytes=sum(tensor.size_bytes for tensor in headers.values()),
         dtype=sizes.most_common(1)[0][0],
-        max_positions=stated if isinstance(stated, int) else _SHORTEST_DEFAULT,
+        max_positions=family.max_positions(config) or _SHORTEST_DEFAULT,
     )
 
 
-def _count_parameters(config: Mapping[str, Any], headers: Mapping[str, TensorHeader]) -> int:
-    """Count what is trained: old files also carry rotary tables, and some a second copy of a tied
+def _count_parameters(headers: Mapping[str, TensorHeader], *, tied: bool) -> int:
+    """Count what is trained: old files also carry tables, and some a second copy of a tied
     head.
     """
-    tied = bool(config.get("tie_word_embeddings", False))
     return sum(
         tensor.n_values
         for name, tensor in headers.items()
-        if not name.endswith("rotary_emb.inv_freq") and not (tied and name == "lm_head.weight")
+        if not name.endswith(_TABLES) and not (tied and name in _HEADS)
     )

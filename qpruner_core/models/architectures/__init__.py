@@ -30,6 +30,14 @@ class Architecture(Protocol):
         """
         ...
 
+    def is_tied(self, config: Mapping[str, Any]) -> bool:
+        """Whether the output head is the embedding itself."""
+        ...
+
+    def max_positions(self, config: Mapping[str, Any]) -> int | None:
+        """Return the longest sequence in tokens; None where neither config nor family says."""
+        ...
+
     def told(self, pruned: ModelLayout, group: GroupLayout) -> Told:
         """Return what the module of a group has to know of its number of units."""
         ...

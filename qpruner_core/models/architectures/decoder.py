@@ -106,6 +106,8 @@ class Decoder:
     """Model types of which `ModelLayout.heads_divide_hidden` holds."""
     plain_biases: frozenset[str] = frozenset()
     """Model types of which `ModelLayout.plain_biases` holds."""
+    positions: str = "max_position_embeddings"
+    """Config key of the longest sequence."""
     norms_per_layer: int = 2
     """Norms over the residual stream in every layer."""
 
@@ -144,6 +146,15 @@ class Decoder:
             plain_biases=shape.model_type in self.plain_biases,
             added_biases=tuple(x.name for x in linears if x.name in shape.biases),
         )
+
+    def is_tied(self, config: Mapping[str, Any]) -> bool:
+        """Whether the output head is the embedding itself."""
+        return self.read(config).tied
+
+    def max_positions(self, config: Mapping[str, Any]) -> int | None:
+        """Return the longest sequence in tokens; None where neither config nor family says."""
+        filled = {**self.defaults.get(str(config.get("model_type")), {}), **config}
+        return None if filled.get(self.positions) is None else positive(filled, self.positions)
 
     def told(self, pruned: ModelLayout, group: GroupLayout) -> Told:
         """Return what the module of a group has to know of its number of units."""

@@ -102,7 +102,7 @@ class Gpt2(Decoder):
 
     def outside(self, shape: Shape) -> int:
         """Return the shared parts, with a table of positions and the bias of the last norm."""
-        rows = positive(shape.config, "n_positions")
+        rows = positive(shape.config, self.positions)
         return super().outside(shape) + (rows + 1) * shape.hidden
 
     def _conv(
@@ -117,6 +117,7 @@ FAMILY = Gpt2(
     prefix="transformer.h",
     attention_name="attn",
     keys=KEYS,
+    positions="n_positions",
     defaults={"gpt2": {"tie_word_embeddings": True, "n_positions": 1024}},
     plain_kinds=("mlp_channels",),
 )

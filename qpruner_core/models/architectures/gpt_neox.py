@@ -49,6 +49,10 @@ class GptNeoX(Decoder):
         del pruned, group
         return {}
 
+    def disk_name(self, name: str) -> str:
+        """Checkpoints call the output head ``embed_out``."""
+        return "embed_out.weight" if name == "lm_head.weight" else name
+
     def layer_others(self, shape: Shape, layer: int) -> int:
         """Every norm has a weight and a bias."""
         return 2 * super().layer_others(shape, layer)

@@ -70,7 +70,7 @@ class Opt(Decoder):
         if config.get("word_embed_proj_dim") is not None:
             width = positive(config, "word_embed_proj_dim")
         tokens = shape.vocab * width * (1 if shape.tied else 2)
-        rows = positive(config, "max_position_embeddings") + POSITION_OFFSET
+        rows = positive(config, self.positions) + POSITION_OFFSET
         between = 2 * width * shape.hidden if width != shape.hidden else 0
         norm_before = bool(config.get("do_layer_norm_before", True))
         has_norm = norm_before and not config.get("_remove_final_layer_norm", False)

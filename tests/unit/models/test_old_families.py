@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+)
 
 from qpruner_core.catalog import ARCHITECTURES
 from qpruner_core.domain.layout import opens_plainly
 from qpruner_core.domain.plan import PruningPlan
+from qpruner_core.domain.spec import ModelSpec
 from qpruner_core.errors import UnsupportedModelError
+from qpruner_core.inspection import inspect_model
+from qpruner_core.models.device import pick_device
+from qpruner_core.models.loader import load
 from qpruner_core.pruning.surgery import prune_
 
 GPT2 = {
@@ -89,3 +102,65 @@ def test_attention_scaled_by_its_layer_keeps_its_scale_or_its_layer():
     scales = [block.attn.scaling * (index + 1) for index, block in enumerate(model.transformer.h)]
     assert scales == [8**-0.5] * 2
     assert bool(torch.isfinite(model(input_ids=IDS).logits).all())
+
+
+def rewrite(folder, change):
+    """Write the weights of a folder again under other names, with what else `change` adds."""
+    path = folder / "model.safetensors"
+    save_file(change(load_file(path)), path, metadata={"format": "pt"})
+
+
+@pytest.fixture
+def first_gpt2(tmp_path, tiny_tokenizer):
+    """A folder as the first GPT-2 files are: names of the bare decoder, causal masks beside."""
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(**{**GPT2, "vocab_size": 128, "n_positions": 24}))
+    model.save_pretrained(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
+
+    def bare(tensors):
+        named = {name.removeprefix("transformer."): value for name, value in tensors.items()}
+        masks = {f"h.{i}.attn.bias": torch.ones(1, 1, 24, 24).tril() for i in range(3)}
+        return named | masks
+
+    rewrite(tmp_path, bare)
+    return tmp_path, model
+
+
+def test_the_first_files_of_gpt2_are_read_as_transformers_reads_them(first_gpt2):
+    folder, model = first_gpt2
+    loaded = load(ModelSpec(source=str(folder)), pick_device("cpu"))
+    assert loaded.card.parameters == loaded.layout.parameters
+    assert loaded.card.parameters == sum(p.numel() for p in model.parameters())
+    assert loaded.card.max_positions == 24
+    found = loaded.model.get_parameter("transformer.h.1.attn.c_attn.weight")
+    wanted = model.get_parameter("transformer.h.1.attn.c_attn.weight")
+    assert torch.equal(found, wanted.to(torch.bfloat16).float())
+
+
+def test_a_bare_opt_and_the_head_of_pythia_are_counted_right(tmp_path):
+    opt = OPTForCausalLM(OPTConfig(**{k: v for k, v in OPT.items() if k != "model_type"}))
+    neox = GPTNeoXForCausalLM(
+        GPTNeoXConfig(**{k: v for k, v in NEOX.items() if k != "model_type"})
+    )
+    opt.save_pretrained(tmp_path / "opt")
+    neox.save_pretrained(tmp_path / "neox")
+    rewrite(
+        tmp_path / "opt", lambda found: {n.removeprefix("model."): t for n, t in found.items()}
+    )
+    assert "embed_out.weight" in load_file(tmp_path / "neox" / "model.safetensors")
+    for name, model in (("opt", opt), ("neox", neox)):
+        card = inspect_model(ModelSpec(source=str(tmp_path / name)))
+        assert card.parameters == card.layout.parameters
+        assert card.parameters == sum(p.numel() for p in model.parameters())
+        assert card.max_positions == 32
+
+
+@pytest.mark.parametrize("config", [GPT2, NEOX, OPT], ids=lambda x: x["model_type"])
+def test_positions_and_tied_heads_are_those_of_transformers(config):
+    family, name = ARCHITECTURES.target(config["model_type"]), config["model_type"]
+    silent = AutoConfig.for_model(name)
+    assert family.is_tied(config) == silent.tie_word_embeddings
+    assert family.max_positions(config) == 32
+    if name != "gpt_neox":  # positions of GPT-NeoX are computed, so that any length will do
+        assert family.max_positions({"model_type": name}) == silent.max_position_embeddings
