@@ -148,6 +148,7 @@ class RunStore:
         emptied = STEPS[STEPS.index(before_step) :]
         kept = replace(
             found,
+            comparison=found.comparison if "score" not in emptied else None,
             run_id=new_run_id(
                 found.spec.name or Path(found.spec.model.source).name, datetime.now(UTC)
             ),
@@ -297,6 +298,8 @@ class RunStore:
         linked = {}
         if record.score is not None:
             linked[record.score.unit_scores] = source / "artifacts" / record.score.unit_scores
+        if record.prune is not None and record.prune.biases:
+            linked[record.prune.biases] = source / "artifacts" / record.prune.biases
         if record.recover is not None and record.recover.adapter:
             name = Path(record.recover.adapter).name
             linked[name] = source / "artifacts" / name
