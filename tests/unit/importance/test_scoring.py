@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scored_models import IDS, build
 
 from qpruner_core.domain.plan import PruningPlan
 from qpruner_core.domain.progress import Progress
@@ -55,6 +56,34 @@ def test_weights_alone_need_no_pass(tiny_model, tiny_layout, ids):
 def test_long_sequences_go_one_by_one():
     assert n_batches(torch.zeros(3, 2 * TOKENS_PER_BATCH)) == 3
     assert n_batches(torch.zeros(17, TOKENS_PER_BATCH // 8)) == 3
+
+
+def test_experts_of_a_layer_are_one_mlp_of_the_table_and_whole_ones_another():
+    model, layout = build("mixtral")
+    scores = score(model, layout, IDS, ImportanceSpec(criteria=("magnitude", "wanda")))
+    cells = {(cell.criterion, cell.layer, cell.module): cell.value for cell in table(scores)}
+    assert len(cells) == 2 * 3 * 3
+    for name, groups in scores.unit_scores.items():
+        channels = [groups[f"model.layers.1.mlp.experts.{expert}"] for expert in range(8)]
+        assert cells[name, 1, "mlp"] == pytest.approx(np.concatenate(channels).mean())
+        assert cells[name, 1, "experts"] == pytest.approx(groups["model.layers.1.mlp"].mean())
+    kinds = {(pair.first, pair.second, pair.kind) for pair in scores.agreement}
+    assert kinds == {
+        ("magnitude", "wanda", kind) for kind in ("kv_heads", "expert_channels", "experts")
+    }
+
+
+def test_one_forward_pass_serves_signals_and_inputs(tiny_model, tiny_layout, ids):
+    calls: list[None] = []
+    block = tiny_model.model.layers[0].self_attn.o_proj
+    block.register_forward_pre_hook(lambda *_: calls.append(None))
+    criteria = ("wanda", "flap", "mutual_information", "block_influence")
+    score(tiny_model, tiny_layout, ids, ImportanceSpec(criteria=criteria))
+    assert len(calls) == n_batches(ids)
+    calls.clear()
+    criteria = ("taylor", "taylor_second", "taylor_mixed", "magnitude")
+    score(tiny_model, tiny_layout, ids, ImportanceSpec(criteria=criteria))
+    assert len(calls) == n_batches(ids, SEQUENCES_PER_BACKWARD)
 
 
 def test_random_scores_follow_the_seed_and_the_name_alone(tiny_model, tiny_layout):
