@@ -5,19 +5,23 @@ The reference is always the real `transformers` model built from the same config
 
 from __future__ import annotations
 
+import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from families import BASE, FAMILIES, even, outputs, uneven
+from families import BASE, CASES, FAMILIES, even, outputs, uneven
 from transformers import AutoConfig
 from transformers.pytorch_utils import Conv1D
 
+from qpruner_core import catalog
 from qpruner_core.catalog import ARCHITECTURES
-from qpruner_core.domain.layout import BIASES_KEY, WIDTHS_KEY, UnitSlice
+from qpruner_core.domain.layout import BIASES_KEY, KINDS, WIDTHS_KEY, UnitSlice
 from qpruner_core.domain.plan import PruningPlan
 from qpruner_core.errors import UnsupportedModelError
 from qpruner_core.inspection.folders import layout_of
@@ -163,6 +167,57 @@ def test_keys_that_a_config_leaves_out_get_the_family_default(family):
     told = ARCHITECTURES.target(family).layout(sparse)
     complete = ARCHITECTURES.target(family).layout(filled.to_dict())
     assert told == complete
+
+
+def test_lists_of_layers_that_a_config_leaves_out_are_those_of_transformers(case):
+    n_layers = 31
+    family, values = CASES[case]
+    target = ARCHITECTURES.target(family)
+    lists = {key: v for key, v in values.items() if key.endswith(("_types", "_layers"))}
+    sparse = {key: v for key, v in values.items() if key not in lists or isinstance(v, int)}
+    sparse = {"model_type": family, **sparse, target.keys["layers"]: n_layers}
+    filled = AutoConfig.for_model(**sparse).to_dict()
+    kept = range(0, n_layers, 2)
+    told = target.fewer_layers(sparse, kept)
+    for key in ("layer_types", "no_rope_layers"):
+        if filled.get(key) and key in told:
+            assert told[key] == [filled[key][layer] for layer in kept]
+        else:
+            assert set(filled.get(key) or [0]) <= {0, "full_attention"}, key
+
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "extending.md"
+ROW = re.compile(r"^\| `(\w+)` \|([^|]*)\|([^|]*)\|([^|]+)\|$", re.MULTILINE)
+
+
+def test_the_page_names_what_every_config_can_state():
+    told = {row[0]: row[1:] for row in ROW.findall(PAGE.read_text())}
+    assert set(told) == set(ARCHITECTURES.names())
+    for name, (can, cannot, why) in told.items():
+        layouts = [
+            ARCHITECTURES.target(name).layout({"model_type": name, **values})
+            for family, values in CASES.values()
+            if family == name
+        ]
+        first = layouts[0]
+        kinds = {group.kind for layout in layouts for group in layout.groups}
+        plain = {KINDS[kind] for kind in kinds & set(first.plain_kinds)}
+        words = plain | ({"biases"} if first.plain_biases else set())
+        assert set(can.strip().split(", ")) == words, name
+        rest = {*(KINDS[kind] for kind in kinds), "biases"} - words
+        assert {word for word in cannot.strip().split(", ") if word} == rest, name
+        assert ("`hidden_size`" in why) == first.heads_divide_hidden, name
+
+
+def test_the_page_shows_a_family_as_it_is():
+    page = PAGE.read_text()
+    shown = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    file = Path(inspect.getfile(type(ARCHITECTURES.target("phi3")))).read_text()
+    (family,) = (code for code in shown if "class Phi3" in code)
+    assert file.endswith(family)
+    (entry,) = (code for code in shown if 'name="phi3"' in code)
+    flat = "".join(Path(inspect.getfile(catalog)).read_text().split())
+    assert "".join(entry.split()) in flat
 
 
 @pytest.mark.parametrize(
