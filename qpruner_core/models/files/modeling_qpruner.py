@@ -41,6 +41,10 @@ FUSED = ("MixtralExperts", "Qwen3MoeExperts")
 and ``down_proj`` (E, H, I)."""
 
 
+SPLIT = "_split"
+"""What the type of a live model ends in once its experts are taken apart."""
+
+
 class Expert(nn.Module):
     """A gated MLP: ``down(act(gate(x)) * up(x))``."""
 
@@ -103,10 +107,16 @@ def _take_apart(fused: Any) -> Experts:
 def split_fused_(model: Any) -> int:
     """Replace the fused experts of every layer by `Experts`, in place; return how many layers had
     any.
+
+    The live config gets a ``model_type`` of its own, ending in `SPLIT`, which no file ever
+    carries: by that name transformers would fuse tensors that it reads, and PEFT would look for
+    adapters at the fused ones.
     """
     fused = [name for name, module in model.named_modules() if type(module).__name__ in FUSED]
     for name in fused:
         model.set_submodule(name, _take_apart(model.get_submodule(name)))
+    if fused:
+        model.config.model_type = type(model.config).model_type + SPLIT
     return len(fused)
 
 
@@ -187,18 +197,12 @@ def reshape_(model: Any, modules: Mapping[str, Mapping[str, Any]]) -> None:
             tell_(module, told)
 
 
-def _is_custom_code() -> bool:
-    return True
-
-
 class Reshaped:
     """Mixin before a plain decoder class: reshapes it by its config once it is built."""
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
-        if split_fused_(self):
-            # Else transformers would fuse the tensors of the files, as the decoder's class asks.
-            self.get_decoder().is_custom_code = _is_custom_code  # type: ignore[attr-defined]
+        split_fused_(self)
         reshape_(self, getattr(config, MODULES_KEY, None) or {})
 
 
