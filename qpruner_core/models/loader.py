@@ -60,7 +60,8 @@ def load(spec: ModelSpec, device: Device) -> LoadedModel:
     Raises:
         ModelNotFoundError: Folder, repository, tokenizer or a weight file is not there.
         UnsupportedModelError: The family is unknown, or only pickled or quantised weights exist.
-        BadInputError: A file is damaged, files do not belong together, or the device is too small.
+        BadInputError: A file is damaged, files do not belong together, a weight is NaN or
+            infinite, or the device is too small.
         HubUnreachableError: The hub does not answer in time, or refuses.
     """
     folder = model_folder(spec)
@@ -69,12 +70,36 @@ def load(spec: ModelSpec, device: Device) -> LoadedModel:
     tokenizer = load_tokenizer(spec, folder)
     check_tokenizer(tokenizer, card.layout)
     model = _load_weights(spec, folder, card, device)
+    check_finite(model, spec.source)
     split_experts_(model, card.layout)
     if card.dtype in ("F32", "F64"):
         round_to_16_bit_(model)
     return LoadedModel(
         model=model, tokenizer=tokenizer, card=card, layout=card.layout, device=device
     )
+
+
+@torch.no_grad()
+def check_finite(model: torch.nn.Module, source: str) -> None:
+    """Refuse a model with weights that are NaN or infinite; one pass over them.
+
+    Raises:
+        BadInputError: There are some; the first tensor is named, with how many more hold any.
+    """
+    named = dict(model.named_parameters())
+    # A finite sum has finite terms only; that of finite terms may still overflow.
+    sums = torch.stack([p.sum(dtype=torch.float32) for p in named.values()]).isfinite().tolist()
+    doubtful = [name for name, is_sure in zip(named, sums, strict=True) if not is_sure]
+    wrong = [name for name in doubtful if not bool(named[name].isfinite().all())]
+    if wrong:
+        first = named[wrong[0]]
+        count = first.numel() - int(first.isfinite().sum())
+        dtype = str(first.dtype).removeprefix("torch.")
+        raise BadInputError(
+            f"{len(wrong)} tensors of {source!r} hold values that are NaN or infinite in {dtype}, "
+            f"{wrong[0]!r} first ({count} of {first.numel()} values); finite weights are needed. "
+            "Copy or download the checkpoint again, or choose another one."
+        )
 
 
 @torch.no_grad()

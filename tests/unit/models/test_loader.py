@@ -45,6 +45,29 @@ def test_half_precision_files_are_computed_in_the_dtype_of_the_device(tiny_folde
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_not_finite_are_refused_by_name(tiny_folder, value):
+    path = tiny_folder / "model.safetensors"
+    tensors = load_file(path)
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = value
+    tensors["model.layers.0.self_attn.k_proj.weight"][:2, 7] = value
+    save_file(tensors, path, metadata={"format": "pt"})
+    words = r"2 tensors of .* infinite in float32, 'model\.layers\.0\.self_attn\.k_proj\.weight' "
+    with pytest.raises(BadInputError, match=words + r"first \(2 of 2048 values\)"):
+        load_folder(tiny_folder)
+
+
+def test_finite_weights_whose_sum_overflows_are_no_reason_to_refuse(tiny_model):
+    with torch.no_grad():
+        tiny_model.lm_head.weight.fill_(3e38)
+    assert not torch.isfinite(tiny_model.lm_head.weight.sum())
+    loader.check_finite(tiny_model, "large")
+    with torch.no_grad():
+        tiny_model.lm_head.weight[0, 0] = torch.inf
+    with pytest.raises(BadInputError, match=r"'lm_head\.weight' first \(1 of 8192 values"):
+        loader.check_finite(tiny_model, "large")
+
+
 def test_the_demo_loads_as_its_card_says():
     loaded = load(ModelSpec(source="demo"), CPU)
     assert loaded.card.parameters == sum(p.numel() for p in loaded.model.parameters())
