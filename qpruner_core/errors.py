@@ -13,7 +13,8 @@
     ├── OutputExistsError            a folder or file that would be overwritten
     ├── StorageFullError             the disk does not hold what would be written
     ├── NotReadyError                a step whose input an earlier step has not made yet
-    └── NonFiniteLossError           a loss that is not a number
+    ├── NonFiniteLossError           a loss that is not a number
+    └── StoppedError                 work that was asked to stop before it was done
 
 Every message says what was found, what is needed and what to do. Anything else that is raised is a
 bug of ours and keeps its traceback.
@@ -76,3 +77,7 @@ class NotReadyError(QPrunerError):
 
 class NonFiniteLossError(QPrunerError):
     """A loss that is not a finite number; the message names the step."""
+
+
+class StoppedError(QPrunerError):
+    """Work that was asked to stop before it was done; nothing half-made is left."""

@@ -31,7 +31,7 @@ def new_folder(folder: Path, needed_bytes: int) -> Iterator[Path]:
         OutputExistsError: The name is taken.
         StorageFullError: The disk is too full before or while writing; nothing is left behind.
     """
-    _refuse_existing(folder)
+    refuse_existing(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     check_space(folder.parent, needed_bytes)
     partial = folder.with_name(f".{folder.name}.partial-{secrets.token_hex(4)}")
@@ -39,7 +39,7 @@ def new_folder(folder: Path, needed_bytes: int) -> Iterator[Path]:
     try:
         with full_disk_as_sentence(folder.parent, needed_bytes):
             yield partial
-        _refuse_existing(folder)
+        refuse_existing(folder)
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -79,7 +79,12 @@ def hashes(folder: Path) -> dict[str, dict[str, str | int]]:
     return found
 
 
-def _refuse_existing(folder: Path) -> None:
+def refuse_existing(folder: Path) -> None:
+    """Refuse a name that is taken.
+
+    Raises:
+        OutputExistsError: There is something of that name.
+    """
     if folder.exists() or folder.is_symlink():
         raise OutputExistsError(
             f"The export would be written to {folder}, which is there already; nothing is "

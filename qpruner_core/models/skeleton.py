@@ -7,8 +7,8 @@ bit what it gives in a model that is loaded whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -121,30 +121,19 @@ class Skeleton:
             yield self.model.get_submodule(f"{self.layout.layer_prefix}.{layer}")
 
     @contextmanager
-    def on_demand(self) -> Iterator[None]:
-        """Inside, a decoder layer that runs has its weights, until another one runs."""
-        held: list[tuple[int, Any]] = []
+    def walking(self) -> Iterator[Callable[[int], None]]:
+        """Inside, the first decoder layer has its weights; what is yielded gives them to another
+        layer in its place, to none after the last.
+        """
+        with ExitStack() as held:
 
-        def fill(module: nn.Module, layer: int) -> None:
-            bypassed = "forward" in vars(module)  # `trunk.first_inputs` asks for no layer
-            if bypassed or (held and held[0][0] == layer):
-                return
-            _leave(held)
-            context = self.layer(layer)
-            context.__enter__()
-            held.append((layer, context))
+            def go_to(layer: int) -> None:
+                held.close()
+                if layer < self.layout.n_layers:
+                    held.enter_context(self.layer(layer))
 
-        modules = self.model.get_submodule(self.layout.layer_prefix)
-        handles = [
-            module.register_forward_pre_hook(lambda module, _, layer=index: fill(module, layer))
-            for index, module in enumerate(modules)
-        ]
-        try:
-            yield
-        finally:
-            _leave(held)
-            for handle in handles:
-                handle.remove()
+            go_to(0)
+            yield go_to
 
     @contextmanager
     def embedding(self, ids: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -207,11 +196,6 @@ class Skeleton:
 
     def _tied(self) -> dict[str, str]:
         return dict(getattr(self.model, "all_tied_weights_keys", None) or {})
-
-
-def _leave(held: list[tuple[int, Any]]) -> None:
-    while held:
-        held.pop()[1].__exit__(None, None, None)
 
 
 def _empty_model(spec: ModelSpec, folder: Path, dtype: torch.dtype) -> Any:
