@@ -8,11 +8,12 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qpruner_core.catalog import check_spec, precision_formats
 from qpruner_core.cli import report
 from qpruner_core.cli.doctor import examine
+from qpruner_core.cli.report_pruning import comparison_document, comparison_lines
 from qpruner_core.cli.specs import model_spec, overlay, run_spec
 from qpruner_core.domain.progress import Progress
 from qpruner_core.domain.record import STEPS, RunRecord
@@ -22,12 +23,16 @@ from qpruner_core.inspection import inspect_model
 from qpruner_core.store.home import home
 from qpruner_core.store.records import RunStore
 
+if TYPE_CHECKING:
+    from qpruner_core.pipeline import Line
+
 
 def run_command(arguments: Namespace) -> None:
     """Carry out the command that was parsed."""
     commands: dict[str, Callable[[Namespace], None]] = {
         "inspect": _inspect,
         "run": _run,
+        "compare": _compare,
         "runs": _runs,
         "worker": _worker,
         "doctor": _doctor,
@@ -96,11 +101,34 @@ def _go(
     spec: RunSpec,
     steps: tuple[str, ...],
 ) -> None:
+    line = _line(arguments, store, record.run_id)
+    with store.writing(record.run_id):
+        line.begin(spec, steps)
+        for step in steps:
+            line.run(step)
+    done = store.read(record.run_id)
+    _print(arguments, report.run_document(done), report.run_lines(done))
+
+
+def _compare(arguments: Namespace) -> None:
+    store = _store(arguments)
+    record = store.read(arguments.run_id)
+    spec = overlay(record.spec, arguments).pruning
+    line = _line(arguments, store, record.run_id)
+    with store.writing(record.run_id):
+        line.compare(spec)
+    found = store.read(record.run_id).comparison
+    if found is not None:
+        _print(arguments, comparison_document(found), comparison_lines(found))
+
+
+def _line(arguments: Namespace, store: RunStore, run_id: str) -> Line:
+    """Return the line of a run on the device that was asked for."""
     from qpruner_core.models.device import pick_device  # noqa: PLC0415 - loads torch
     from qpruner_core.pipeline import Line  # noqa: PLC0415 - loads torch
 
     def tell(progress: Progress) -> None:
-        store.append_event(record.run_id, progress)
+        store.append_event(run_id, progress)
         if not arguments.quiet:
             _show(progress)
 
@@ -108,13 +136,7 @@ def _go(
     if card:
         # Before CUDA is first touched: the card that is left is then the only one.
         os.environ["CUDA_VISIBLE_DEVICES"] = card
-    line = Line(store, record.run_id, pick_device(kind), tell)
-    with store.writing(record.run_id):
-        line.begin(spec, steps)
-        for step in steps:
-            line.run(step)
-    done = store.read(record.run_id)
-    _print(arguments, report.run_document(done), report.run_lines(done))
+    return Line(store, run_id, pick_device(kind), tell)
 
 
 def _show(progress: Progress) -> None:

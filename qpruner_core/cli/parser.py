@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, NoReturn
 
 from qpruner_core import __version__
 from qpruner_core.catalog import CRITERIA, EXPORTERS, PRECISIONS, STRATEGIES
+from qpruner_core.cli.specs import criterion_option, layer_ratio
+from qpruner_core.domain.layout import KINDS
 from qpruner_core.domain.spec import (
+    COMPENSATIONS,
     OBJECTIVES,
     SCOPES,
     SHAPES,
@@ -43,6 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     _run(commands)
     for name, words in _STEP_WORDS.items():
         _step(commands, name, words)
+    _compare(commands)
     _runs(commands)
     _worker(commands)
     _add(commands, "doctor", "say what this machine has and what is missing")
@@ -116,6 +120,15 @@ def _step(commands: _Commands, name: str, words: str) -> None:
     parser.add_argument("--seed", type=int, help="seed of everything random")
 
 
+def _compare(commands: _Commands) -> None:
+    parser = _add(
+        commands, "compare", "prune a scored run's model by every unit criterion and measure each"
+    )
+    parser.add_argument("run_id", help="id of the run, as 'qpruner runs' lists it")
+    _compute_options(parser)
+    _shared_prune_options(parser)
+
+
 def _compute_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)"
@@ -141,23 +154,81 @@ def _data_options(parser: argparse.ArgumentParser) -> None:
 
 def _score_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--criteria", help=f"comma-separated, of: {', '.join(CRITERIA.names())}")
+    parser.add_argument(
+        "--criterion-option",
+        action="append",
+        type=criterion_option,
+        metavar="CRITERION.OPTION=VALUE",
+        help="an option of a criterion, such as taylor.aggregation=vector; may be repeated",
+    )
 
 
 def _prune_options(parser: argparse.ArgumentParser) -> None:
-    default = PruningSpec()
     units = [entry.name for entry in CRITERIA if entry.facts["scores"] == "units"]
     parser.add_argument(
-        "--pruning-ratio",
-        type=float,
-        help="share of the parameters of the decoder layers that leaves, in [0, 1); "
-        f"default {default.ratio}",
+        "--criterion", choices=units, help=f"default {PruningSpec().criterion}; scored before"
     )
-    parser.add_argument("--criterion", choices=units, help=f"default {default.criterion}")
-    parser.add_argument("--scope", choices=SCOPES, help=f"default {default.scope}")
-    parser.add_argument("--shape", choices=SHAPES, help=f"default {default.shape}")
+    _shared_prune_options(parser)
+
+
+def _shared_prune_options(parser: argparse.ArgumentParser) -> None:
+    """Add what all rows of a comparison share."""
+    default = PruningSpec()
+    parser.add_argument(
+        "--pruning-ratio",
+        "--ratio",
+        type=float,
+        help="share of the parameters of the layers that leaves, in [0, 1); default "
+        f"{default.ratio}",
+    )
+    parser.add_argument(
+        "--scope",
+        "--pruning-scope",
+        choices=SCOPES,
+        help=f"what units are ranked within; default {default.scope}",
+    )
+    parser.add_argument(
+        "--shape",
+        "--pruning-shape",
+        choices=SHAPES,
+        help=f"widths of every layer's own, or one for all; default {default.shape}",
+    )
+    parser.add_argument(
+        "--pruning-kinds",
+        help=f"units that may leave, comma-separated, of: {', '.join(KINDS)}; default "
+        f"{','.join(default.kinds)}",
+    )
+    parser.add_argument(
+        "--layer-ratio",
+        action="append",
+        type=layer_ratio,
+        metavar="LAYER=RATIO",
+        help="ratio of one layer by hand, such as 3=0.5; may be repeated; 'none' takes back those "
+        "of the run",
+    )
+    parser.add_argument(
+        "--drop-layers",
+        type=int,
+        help=f"whole layers that leave by Block Influence; default {default.drop_layers}",
+    )
+    parser.add_argument(
+        "--pruning-iterations",
+        type=int,
+        help=f"rounds of scoring and pruning; default {default.iterations}",
+    )
+    parser.add_argument(
+        "--compensation",
+        choices=COMPENSATIONS,
+        help="'bias': the mean of what left goes into biases (when comparing: each without and "
+        f"with); default {default.compensation}",
+    )
     parser.add_argument("--protect-first", type=int, help="first layers that lose nothing")
     parser.add_argument("--protect-last", type=int, help="last layers that lose nothing")
-    parser.add_argument("--width-multiple", type=int, help=f"default {default.width_multiple}")
+    parser.add_argument(
+        "--width-multiple",
+        type=int,
+        help=f"kept MLP channels are a multiple of this; default {default.width_multiple}",
+    )
 
 
 def _search_options(parser: argparse.ArgumentParser) -> None:

@@ -5,6 +5,12 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from qpruner_core.cli.report_pruning import (
+    comparison_document,
+    comparison_lines,
+    pruning_document,
+    what_left,
+)
 from qpruner_core.domain.footprint import bits_per_weight, dense_bytes, format_bytes, plan_bytes
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.plan import PrecisionPlan
@@ -55,14 +61,13 @@ def run_document(record: RunRecord) -> dict[str, Any]:
     if record.prune is not None:
         pruned = record.prune
         document["pruning"] = {
-            "ratio": pruned.spec.ratio,
-            "criterion": pruned.spec.criterion,
-            "parameters_before": pruned.parameters_before,
-            "parameters_after": pruned.parameters_after,
+            **pruning_document(record),
             "before": metrics_document(pruned.before),
             "after": metrics_document(pruned.after),
             "warnings": list(pruned.warnings),
         }
+    if record.comparison is not None:
+        document["comparison"] = comparison_document(record.comparison)
     if record.evaluate is not None:
         document["evaluation"] = metrics_document(record.evaluate)
     if record.search is not None:
@@ -161,6 +166,8 @@ def run_lines(record: RunRecord) -> list[str]:
     lines = [
         f"{record.run_id}  {record.spec.model.source}  next step: {record.next_step or 'none'}"
     ]
+    if record.score is not None:
+        lines += list(record.score.warnings)
     if record.prune is not None:
         pruned = record.prune
         lines.append(
@@ -169,7 +176,10 @@ def run_lines(record: RunRecord) -> list[str]:
             f"loss {pruned.before.loss:.3f} -> {pruned.after.loss:.3f}, "
             f"accuracy {pruned.before.accuracy:.1%} -> {pruned.after.accuracy:.1%}"
         )
+        lines += [words for words in (what_left(record),) if words]
         lines += list(pruned.warnings)
+    if record.comparison is not None:
+        lines += comparison_lines(record.comparison)
     if record.search is not None:
         lines += _search_lines(record)
     if record.recover is not None:

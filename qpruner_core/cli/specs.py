@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from qpruner_core.catalog import CRITERIA
 from qpruner_core.domain.spec import ModelSpec, RunSpec
+from qpruner_core.registry import OptionValue
 
 S = TypeVar("S")
 
@@ -31,6 +33,10 @@ _FIELDS: dict[str, dict[str, str]] = {
         "criterion": "criterion",
         "scope": "scope",
         "shape": "shape",
+        "kinds": "pruning_kinds",
+        "drop_layers": "drop_layers",
+        "iterations": "pruning_iterations",
+        "compensation": "compensation",
         "protect_first": "protect_first",
         "protect_last": "protect_last",
         "width_multiple": "width_multiple",
@@ -52,7 +58,50 @@ _FIELDS: dict[str, dict[str, str]] = {
     },
     "export": {"format": "format", "out": "out", "trial": "trial"},
 }
-_LISTS = ("criteria", "precisions")
+_LISTS = ("criteria", "precisions", "kinds")
+
+
+def layer_ratio(text: str) -> tuple[str, float] | None:
+    """Read a ratio by hand such as ``3=0.5``; None for ``none``."""
+    if text == "none":
+        return None
+    layer, equals, ratio = text.partition("=")
+    try:
+        if equals and layer.strip().isdecimal():
+            return str(int(layer)), float(ratio)
+    except ValueError:
+        pass
+    raise ArgumentTypeError(
+        f"{text!r} is no ratio of a layer; give its index and a share, such as 3=0.5"
+    )
+
+
+def criterion_option(text: str) -> tuple[str, str, OptionValue]:
+    """Read an option of a criterion such as ``taylor.aggregation=vector``."""
+    where, equals, value = text.partition("=")
+    criterion, point, name = where.partition(".")
+    if not (equals and point and criterion in CRITERIA):
+        raise ArgumentTypeError(
+            f"{text!r} is no option of a criterion; give one such as taylor.aggregation=vector, "
+            f"of {', '.join(CRITERIA.names())}"
+        )
+    defaults = {option.name: option.default for option in CRITERIA.entry(criterion).options}
+    return criterion, name, _typed(value, defaults.get(name, ""))
+
+
+def _typed(text: str, default: OptionValue) -> OptionValue:
+    """Return a text as the type that an option takes; as it is where it is none, which the
+    catalogue then refuses with a sentence.
+    """
+    if isinstance(default, bool):
+        return {"true": True, "false": False}.get(text.lower(), text)
+    if isinstance(default, int | float):
+        for number in (int, float):
+            try:
+                return number(text)
+            except ValueError:
+                continue
+    return text
 
 
 def model_spec(arguments: Namespace) -> ModelSpec:
@@ -87,13 +136,28 @@ def overlay(spec: RunSpec, arguments: Namespace) -> RunSpec:
         export=replace(spec.export, trial=None),
     )
     changed = {part: _overlay_part(getattr(spec, part), part, arguments) for part in _FIELDS}
-    spec = replace(spec, **changed)
+    spec = _with_tables(replace(spec, **changed), arguments)
     if arguments.command == "recover":
         # The plan is the one to train on; what is exported later is asked for then.
         number = spec.export.trial
         recovery = replace(spec.recovery, trial=number)
         spec = replace(spec, recovery=recovery, export=replace(spec.export, trial=None))
     return spec
+
+
+def _with_tables(spec: RunSpec, arguments: Namespace) -> RunSpec:
+    """Return the spec with ratios by hand, which replace those it had, and with options of
+    criteria, which join them.
+    """
+    by_hand = getattr(arguments, "layer_ratio", None)
+    if by_hand is not None:
+        ratios = dict(pair for pair in by_hand if pair is not None)
+        spec = replace(spec, pruning=replace(spec.pruning, layer_ratios=ratios))
+    given = getattr(arguments, "criterion_option", None) or ()
+    options = {name: dict(values) for name, values in spec.importance.options.items()}
+    for criterion, name, value in given:
+        options.setdefault(criterion, {})[name] = value
+    return replace(spec, importance=replace(spec.importance, options=options)) if given else spec
 
 
 def _overlay_part(part: Any, name: str, arguments: Namespace) -> Any:

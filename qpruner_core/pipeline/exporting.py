@@ -46,7 +46,7 @@ def export_trial(
     layout = materials.layout()
     plan = exporter.plan_written(layout, trial.plan)
     if materials.device.kind != "cpu":
-        materials = Materials(lambda: record, pick_device("cpu"))
+        materials = materials.elsewhere(pick_device("cpu"))
     ids = materials.corpus().heldout[:N_PROBE_SEQUENCES, :N_PROBE_TOKENS]
     tell(0, 3, "reference logits")
     expected = _expected(materials, plan, ids)
@@ -152,6 +152,10 @@ def _options(spec: RunSpec) -> list[str]:
         "--criterion": (spec.pruning.criterion, default.pruning.criterion),
         "--scope": (spec.pruning.scope, default.pruning.scope),
         "--shape": (spec.pruning.shape, default.pruning.shape),
+        "--pruning-kinds": (",".join(spec.pruning.kinds), ",".join(default.pruning.kinds)),
+        "--drop-layers": (spec.pruning.drop_layers, default.pruning.drop_layers),
+        "--pruning-iterations": (spec.pruning.iterations, default.pruning.iterations),
+        "--compensation": (spec.pruning.compensation, default.pruning.compensation),
         "--protect-first": (spec.pruning.protect_first, None),
         "--protect-last": (spec.pruning.protect_last, None),
         "--width-multiple": (spec.pruning.width_multiple, default.pruning.width_multiple),
@@ -171,6 +175,14 @@ def _options(spec: RunSpec) -> list[str]:
         f"{option}={value}"
         for option, (value, usual) in options.items()
         if value is not None and value != usual
+    ]
+    words += [
+        f"--layer-ratio={layer}={ratio}" for layer, ratio in spec.pruning.layer_ratios.items()
+    ]
+    words += [
+        f"--criterion-option={criterion}.{name}={value}"
+        for criterion, options in spec.importance.options.items()
+        for name, value in options.items()
     ]
     return [*words, "--trust-remote-code"] if spec.model.trust_remote_code else words
 

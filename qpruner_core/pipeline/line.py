@@ -7,37 +7,35 @@ from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
-import numpy as np
 import torch
 
-from qpruner_core.catalog import CRITERIA, check_spec, precision_formats
-from qpruner_core.domain.footprint import plan_bytes
-from qpruner_core.domain.layout import ModelLayout
+from qpruner_core.catalog import CRITERIA, check_spec
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.progress import OnProgress, Progress, never, silent
 from qpruner_core.domain.record import (
     STEPS,
+    ComparedPruning,
     ExportOutcome,
     ImportanceOutcome,
     ModelCard,
-    PruningOutcome,
     QuantizationOutcome,
     RecoveryOutcome,
     RunRecord,
     Trial,
 )
-from qpruner_core.domain.spec import RunSpec
+from qpruner_core.domain.spec import PruningSpec, RunSpec
 from qpruner_core.errors import BadInputError, NotReadyError
 from qpruner_core.importance import layer_signal, score, table
 from qpruner_core.inspection import inspect_model
 from qpruner_core.models.device import Device
 from qpruner_core.pipeline.beginning import check_feasible, merged
+from qpruner_core.pipeline.comparing import Comparing, row_words
+from qpruner_core.pipeline.cutting import Cutting
 from qpruner_core.pipeline.exporting import export_trial
-from qpruner_core.pipeline.materials import Materials
-from qpruner_core.pipeline.samples import continue_text, prompts_from
+from qpruner_core.pipeline.materials import Materials, bytes_16_bit
+from qpruner_core.pipeline.samples import continue_text
 from qpruner_core.pipeline.searching import Searching
-from qpruner_core.pruning.selection import select
 from qpruner_core.quantization.packing import pack_, packed_bytes
 from qpruner_core.quantization.sensitivity import measure as measure_sensitivities
 from qpruner_core.recovery.lora import recover
@@ -66,7 +64,11 @@ class Line:
         self._run_id = run_id
         self.on_progress = on_progress
         self.should_stop = should_stop
-        self._materials = Materials(self.record, device)
+        self._materials = Materials(
+            self.record, device, lambda artifact: store.read_arrays(run_id, artifact)
+        )
+        self._cutting = Cutting(store, self.record, self._materials)
+        self._comparing = Comparing(store, self.record, self._materials, self._cutting)
         self._searching: Searching | None = None
         self._search_key: object = None
         self._search_seconds = 0.0
@@ -88,6 +90,8 @@ class Line:
         spec = merged(self.record().spec, spec, first)
         check_feasible(self.record(), spec, steps)
         emptied: dict[str, Any] = dict.fromkeys(STEPS[first:])
+        if first <= STEPS.index("score"):
+            emptied["comparison"] = None
         self._store.write(replace(self.record(), spec=spec, **emptied))
         self._leave_search()
 
@@ -96,7 +100,7 @@ class Line:
         verbs: dict[str, Callable[[], object]] = {
             "load": self._load,
             "score": self._score,
-            "prune": self._prune,
+            "prune": lambda: self._cutting.prune(lambda *told: self._tell("prune", *told)),
             "quantize": self._quantize,
             "evaluate": self._evaluate,
             "recover": self._recover,
@@ -149,29 +153,6 @@ class Line:
             warnings=scores.warnings,
         )
 
-    def _prune(self) -> PruningOutcome:
-        spec = self.record().spec.pruning
-        dense = self._materials.dense()
-        layout = dense.layout
-        chosen = select(layout, self._unit_scores(spec.criterion), spec)
-        prompts = prompts_from(self._materials.corpus().heldout, dense.tokenizer)
-        before, said_before = self._look(layout, prompts)
-        self._tell("prune", 1, 3, "cutting units")
-        self._materials.cut(chosen.plan)
-        self._tell("prune", 2, 3, "measuring what is left")
-        after, said_after = self._look(chosen.layout, prompts)
-        return PruningOutcome(
-            spec=spec,
-            plan=chosen.plan,
-            layout=chosen.layout,
-            parameters_before=layout.parameters,
-            parameters_after=chosen.layout.parameters,
-            before=before,
-            after=after,
-            samples=tuple(zip(prompts, said_before, said_after, strict=True)),
-            warnings=chosen.warnings,
-        )
-
     def _quantize(self) -> QuantizationOutcome:
         spec = self.record().spec.search
         pruned = self._materials.pruned()
@@ -199,7 +180,7 @@ class Line:
         pruned = self._materials.pruned()
         return self._materials.full_suite().evaluate(
             pruned.model,
-            weight_bytes=_bytes_16_bit(self._materials.layout()),
+            weight_bytes=bytes_16_bit(self._materials.layout()),
             device_name=pruned.device.name,
             speed=True,
         )
@@ -309,6 +290,27 @@ class Line:
         self._store.write(replace(self.record(), search=extended))
         return trial
 
+    def compare_begin(self, spec: PruningSpec) -> tuple[tuple[str, str], ...]:
+        """Return the prunings to compare, as criterion and compensation (see `Comparing`)."""
+        self._tell("prune", 0, 1, "the dense model, to compare with")
+        return self._comparing.begin(spec)
+
+    def compare_one(self, criterion: str, compensation: str) -> ComparedPruning:
+        """Prune by one criterion and measure what is left; only read where that is known."""
+        row = self._comparing.one(criterion, compensation)
+        done, total = self._comparing.progress()
+        words = f"compared: {row_words(criterion, compensation)}"
+        values = {"loss": row.metrics.loss, "accuracy": row.metrics.accuracy}
+        self._tell("prune", done, total, words, values)
+        return row
+
+    def compare(self, spec: PruningSpec) -> None:
+        """Compare all scored criteria in this process, until asked to stop."""
+        for criterion, compensation in self.compare_begin(spec):
+            if self.should_stop():
+                break
+            self.compare_one(criterion, compensation)
+
     def generate(self, prompt: str, trial: int | None) -> dict[str, str]:
         """Return what the original and the compressed model say after a prompt."""
         chosen = self._trial(trial)
@@ -321,14 +323,6 @@ class Line:
         return {"prompt": prompt, "original": original, "compressed": compressed}
 
     # helpers ------------------------------------------------------------------------------------
-
-    def _look(self, layout: ModelLayout, prompts: list[str]) -> tuple[Metrics, list[str]]:
-        """Measure the model in memory at 16 bit and let it continue the prompts."""
-        model = self._materials.current()
-        metrics = self._materials.suite().evaluate(
-            model.model, weight_bytes=_bytes_16_bit(layout), device_name=model.device.name
-        )
-        return metrics, [continue_text(model.model, model.tokenizer, p) for p in prompts]
 
     def _search(self) -> Searching:
         record = self.record()
@@ -343,21 +337,6 @@ class Line:
         if self._searching is not None:
             self._searching.close()
             self._searching = None
-
-    def _unit_scores(self, criterion: str) -> Mapping[str, np.ndarray]:
-        outcome = self.record().score
-        if outcome is None:
-            raise NotReadyError("This run has no importance scores yet. Score it first.")
-        arrays = self._store.read_arrays(self._run_id, outcome.unit_scores)
-        mark = f"{criterion}/"
-        found = {key[len(mark) :]: value for key, value in arrays.items() if key.startswith(mark)}
-        if not found:
-            raise NotReadyError(
-                f"This run was not scored by {criterion!r}, only by "
-                f"{', '.join(outcome.spec.criteria)}. Score it again with {criterion!r} among the "
-                f"criteria, or prune by one of those."
-            )
-        return found
 
     def _trial(self, number: int | None) -> Trial:
         found = self.record().search
@@ -388,7 +367,3 @@ class Line:
         self.on_progress(
             Progress(step=step, done=done, total=total, message=message, values=values or {})
         )
-
-
-def _bytes_16_bit(layout: ModelLayout) -> int:
-    return plan_bytes(layout, PrecisionPlan.uniform(layout, "bf16"), precision_formats())

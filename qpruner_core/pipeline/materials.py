@@ -6,19 +6,23 @@ and a worker that was killed builds the same models again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+import numpy as np
 import torch
 
+from qpruner_core.catalog import precision_formats
 from qpruner_core.data import Corpus, load_corpus
+from qpruner_core.domain.footprint import plan_bytes
 from qpruner_core.domain.layout import ModelLayout
-from qpruner_core.domain.plan import PruningPlan
+from qpruner_core.domain.plan import PrecisionPlan, PruningPlan
 from qpruner_core.domain.record import PruningOutcome, RunRecord
 from qpruner_core.errors import NotReadyError
 from qpruner_core.evaluation import Suite, build_suite
 from qpruner_core.models.device import Device
 from qpruner_core.models.loader import LoadedModel, load
+from qpruner_core.pruning.compensation import round_biases_
 from qpruner_core.pruning.surgery import prune_
 from qpruner_core.quantization.bank import Bank
 
@@ -26,12 +30,24 @@ DENSE = "dense"
 """State of a model whose units are all there."""
 
 
+ReadArrays = Callable[[str], Mapping[str, np.ndarray]]
+"""Returns the arrays of an artifact of the run."""
+
+
+def bytes_16_bit(layout: ModelLayout) -> int:
+    """Return the bytes of a model at 16 bit."""
+    return plan_bytes(layout, PrecisionPlan.uniform(layout, "bf16"), precision_formats())
+
+
 class Materials:
     """The dense or the pruned model of one run with its data; one model at a time."""
 
-    def __init__(self, record: Callable[[], RunRecord], device: Device) -> None:
+    def __init__(
+        self, record: Callable[[], RunRecord], device: Device, read_arrays: ReadArrays
+    ) -> None:
         self._record = record
         self._device = device
+        self._read_arrays = read_arrays
         self._model: LoadedModel | None = None
         self._model_key: object = None
         self._bank: Bank | None = None
@@ -49,9 +65,25 @@ class Materials:
         """Return the model as it was loaded."""
         return self._keep(DENSE, self._load)
 
-    def cut(self, plan: PruningPlan) -> None:
-        """Turn the dense model into the pruned one, in place."""
-        self._keep(plan, lambda: self._carry_out(plan))
+    def elsewhere(self, device: Device) -> Materials:
+        """Return the materials of the run as its record is now, on another device."""
+        record = self._record()
+        return Materials(lambda: record, device, self._read_arrays)
+
+    def cut(
+        self,
+        plan: PruningPlan,
+        biases: Mapping[str, torch.Tensor] | None = None,
+        artifact: str = "",
+    ) -> None:
+        """Turn the dense model into the pruned one, in place.
+
+        Args:
+            plan: What stays.
+            biases: Values of the plan's biases.
+            artifact: Where they are stored, as the record will say; empty for nowhere.
+        """
+        self._keep((plan, artifact), lambda: self._carry_out(plan, biases or {}))
 
     def pruned(self) -> LoadedModel:
         """Return the model with the record's pruning plan carried out, at 16 bit.
@@ -59,10 +91,13 @@ class Materials:
         Raises:
             NotReadyError: The run has not been pruned.
         """
-        plan = self._outcome().plan
+        outcome = self._outcome()
         if self._bank is not None:
             self._bank.restore()
-        return self._keep(plan, lambda: self._carry_out(plan))
+        return self._keep(
+            (outcome.plan, outcome.biases),
+            lambda: self._carry_out(outcome.plan, self._stored_biases(outcome)),
+        )
 
     def current(self) -> LoadedModel:
         """Return the model in memory as it is, dense or pruned; the dense one if there is none."""
@@ -154,12 +189,19 @@ class Materials:
             spec = replace(spec, revision=record.load.revision)
         return load(spec, self._device)
 
-    def _carry_out(self, plan: PruningPlan) -> LoadedModel:
+    def _stored_biases(self, outcome: PruningOutcome) -> dict[str, torch.Tensor]:
+        if not outcome.biases:
+            return {}
+        arrays = self._read_arrays(outcome.biases)
+        return {name: torch.from_numpy(values) for name, values in arrays.items()}
+
+    def _carry_out(self, plan: PruningPlan, biases: Mapping[str, torch.Tensor]) -> LoadedModel:
         model = self.dense()
         # Surgery works in place: until it has ended, what is in memory is neither the dense model
         # nor the pruned one, and nobody may find it.
         self._forget()
-        prune_(model.model, model.layout, plan)
+        prune_(model.model, model.layout, plan, biases)
+        round_biases_(model.model, model.layout, plan, model.card.dtype)
         return model
 
     def _keep(self, state: object, build: Callable[[], LoadedModel]) -> LoadedModel:

@@ -32,7 +32,7 @@ def line(tiny_folder, tiny_data, tmp_path):
         *given,
         *shlex.split("--sequence-length 16 --calibration-tokens 256 --heldout-tokens 256"),
         *shlex.split("--items-per-task 4 --criteria magnitude --criterion magnitude"),
-        *shlex.split("--pruning-ratio 0.5 --protect-first 0 --protect-last 1 --memory-budget 0.9"),
+        *shlex.split("--pruning-ratio 0.25 --protect-first 0 --protect-last 1 --memory-budget 0.9"),
         *shlex.split("--trials 2 --strategy random --recovery-steps 2 --lora-rank 2"),
     ]
 
