@@ -95,8 +95,9 @@ def training_bytes_estimate(
                            seven, 4 (5 H + Q + M), and the attention's output, c Q, beside it
         4 r n              the inner results of n adapters of rank r
 
-    and at the end 4 H for the last norm and V (c + 4 + 4) for the logits. A test compares this
-    with what the graph really keeps.
+    and at the end 4 H for the last norm and V (c + 4 + 4) for the logits. Families without a
+    gate or with fused projections keep other multiples, `_KEPT_OUTPUTS`; masks of dropout and
+    norms beyond two a layer are left out. A test compares this with what the graph really keeps.
     """
     tokens, c = load.batch_size * load.sequence_length, load.compute_bytes
     kept = sum(_kept_bytes(linear, c, load.rank) for linear in layout.linears)
@@ -111,17 +112,35 @@ def training_bytes_estimate(
     )
 
 
-_KEPT_OUTPUTS = {"q_proj": 1, "k_proj": 1, "v_proj": 1, "gate_proj": 2, "up_proj": 1}
+_KEPT_OUTPUTS: Mapping[str, float] = {
+    "q_proj": 1,
+    "k_proj": 1,
+    "v_proj": 1,
+    "gate_proj": 2,
+    "up_proj": 1,
+    # Parts of a fused output are seen in it: it stays whole beside what is made of its parts.
+    "qkv_proj": 5 / 3,
+    "query_key_value": 5 / 3,
+    "c_attn": 1,
+    "gate_up_proj": 1.5,
+    # Input of a GELU in one step; of one written out in four. A ReLU needs its result alone.
+    "dense_h_to_4h": 1,
+    "c_fc": 4,
+}
 """Role -> how often entries as many as its output are kept in the compute dtype."""
+_ATTENTION_OUT = ("o_proj", "dense", "out_proj", "c_proj")
+"""Roles that read attention's output, where their block is attention."""
 _SHARES_INPUT = ("k_proj", "v_proj", "up_proj")
 """Roles that read the very tensor that the Linear before them reads."""
 
 
 def _kept_bytes(linear: LinearLayout, compute_bytes: int, rank: int) -> int:
     """Return what one Linear and its adapter keep per token."""
-    kept = compute_bytes * _KEPT_OUTPUTS.get(linear.role, 0) * linear.out_features + 4 * rank
+    entries = int(_KEPT_OUTPUTS.get(linear.role, 0) * linear.out_features)
+    kept = compute_bytes * entries + 4 * rank
     if compute_bytes < 4:
-        beside = compute_bytes * linear.in_features if linear.role == "o_proj" else 0
+        reads_attention = linear.block == "attention" and linear.role in _ATTENTION_OUT
+        beside = compute_bytes * linear.in_features if reads_attention else 0
         return kept + 4 * linear.in_features + beside
     return kept if linear.role in _SHARES_INPUT else kept + 4 * linear.in_features
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from qpruner_core.catalog import precision_formats
+from qpruner_core.catalog import ARCHITECTURES, precision_formats
 from qpruner_core.domain.device_memory import (
     TrainingLoad,
     inference_bytes_estimate,
@@ -66,6 +66,45 @@ def test_estimated_activations_are_near_what_the_graph_keeps(shape, dtype):
     assert estimate.logits >= log_probabilities
     expected = estimate.activations + log_probabilities
     assert kept_bytes(model, ids) / expected == pytest.approx(1.0, abs=0.07)
+
+
+SIZES = {
+    "vocab_size": 128,
+    "hidden_size": 64,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "pad_token_id": 0,
+}
+OTHERS = {
+    "phi3": {**SIZES, "num_key_value_heads": 2},
+    "gpt_neox": SIZES,
+    "opt": {**SIZES, "ffn_dim": 256, "dropout": 0.0},
+    "gpt2": {
+        "vocab_size": 128,
+        "n_embd": 64,
+        "n_layer": 2,
+        "n_head": 4,
+        **dict.fromkeys(("attn_pdrop", "resid_pdrop", "embd_pdrop"), 0.0),
+    },
+}
+
+
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to:UserWarning")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("family", OTHERS)
+def test_estimates_hold_for_fused_and_ungated_families(family, dtype):
+    config = AutoConfig.for_model(family, **OTHERS[family])
+    layout = ARCHITECTURES.target(family).layout(config.to_dict())
+    roles = sorted({linear.role for linear in layout.linears})
+    lora = LoraConfig(r=4, target_modules=roles, task_type="CAUSAL_LM")
+    model = get_peft_model(AutoModelForCausalLM.from_config(config, dtype=dtype), lora)
+    ids = torch.randint(1, 128, (4, 32))
+    load = TrainingLoad(rank=4, batch_size=4, sequence_length=32, compute_bytes=dtype.itemsize)
+    plan = PrecisionPlan.uniform(layout, "bf16")
+    estimate = training_bytes_estimate(layout, plan, precision_formats(), load)
+    expected = estimate.activations + 4 * ids.numel() * layout.vocab_size
+    assert kept_bytes(model, ids) / expected == pytest.approx(1.0, abs=0.13)
 
 
 def test_adapter_bytes_count_every_trained_parameter():
