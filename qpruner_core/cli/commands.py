@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from qpruner_core.catalog import check_spec, precision_formats
 from qpruner_core.cli import report
+from qpruner_core.cli.compress import run_compress
 from qpruner_core.cli.doctor import examine
 from qpruner_core.cli.report_pruning import comparison_document, comparison_lines
 from qpruner_core.cli.specs import model_spec, overlay, run_spec
@@ -33,6 +34,7 @@ def run_command(arguments: Namespace) -> None:
         "inspect": _inspect,
         "run": _run,
         "compare": _compare,
+        "compress": _compress,
         "runs": _runs,
         "worker": _worker,
         "doctor": _doctor,
@@ -137,6 +139,10 @@ def _line(arguments: Namespace, store: RunStore, run_id: str) -> Line:
         # Before CUDA is first touched: the card that is left is then the only one.
         os.environ["CUDA_VISIBLE_DEVICES"] = card
     return Line(store, run_id, pick_device(kind), tell)
+
+
+def _compress(arguments: Namespace) -> None:
+    _print(arguments, *run_compress(arguments, _show))
 
 
 def _show(progress: Progress) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from qpruner_core import __version__
 from qpruner_core.catalog import CRITERIA, EXPORTERS, PRECISIONS, STRATEGIES
+from qpruner_core.cli.compress import compress_options
 from qpruner_core.cli.specs import criterion_option, layer_ratio
 from qpruner_core.domain.layout import KINDS
 from qpruner_core.domain.spec import (
@@ -47,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     for name, words in _STEP_WORDS.items():
         _step(commands, name, words)
     _compare(commands)
+    _compress(commands)
     _runs(commands)
     _worker(commands)
     _add(commands, "doctor", "say what this machine has and what is missing")
@@ -127,6 +129,19 @@ def _compare(commands: _Commands) -> None:
     parser.add_argument("run_id", help="id of the run, as 'qpruner runs' lists it")
     _compute_options(parser)
     _shared_prune_options(parser)
+
+
+def _compress(commands: _Commands) -> None:
+    parser = _add(
+        commands, "compress", "prune and write a model layer by layer, whatever its size"
+    )
+    parser.add_argument("model", help="'demo', a local folder or a hub id")
+    _model_options(parser)
+    _data_options(parser)
+    _compute_options(parser)
+    _prune_options(parser)
+    _search_options(parser)
+    compress_options(parser)
 
 
 def _compute_options(parser: argparse.ArgumentParser) -> None:

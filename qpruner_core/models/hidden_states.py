@@ -12,7 +12,7 @@ from typing import IO, Any, cast
 
 import torch
 
-HOST_BYTES = 64 * 2**20
+HOST_BYTES = 32 * 2**20
 """Most bytes of hidden states that are held; more go to a file beside what is written."""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import os
 import resource
 import sys
@@ -26,7 +25,6 @@ def keep_small() -> None:
 
 def release() -> None:
     """Give back what was freed."""
-    gc.collect()
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
