@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from app import charts_base, palette
+from app import charts_base, palette, wording
 from app.tables_importance import Row
 from qpruner_core.catalog import PRECISIONS
 from qpruner_core.domain.record import SensitivityCell
@@ -105,9 +105,9 @@ def agreement(correlation: pd.DataFrame) -> go.Figure:
                 (0.5, "rgba(148, 163, 184, 0.08)"),
                 (1.0, "rgba(16, 185, 129, 0.85)"),
             ],
-            text=[["" if np.isnan(v) else f"{v:.2f}" for v in row] for row in values],
+            text=[["" if np.isnan(v) else wording.correlation(v) for v in row] for row in values],
             texttemplate="%{text}",
-            hovertemplate="%{y} and %{x}: %{z:.2f}<extra></extra>",
+            hovertemplate="%{y} and %{x}: %{text}<extra></extra>",
             xgap=2,
             ygap=2,
             showscale=False,

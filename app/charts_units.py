@@ -15,6 +15,7 @@ LEAST_ROW, MOST_ROW = 11, 24
 """Pixels of a layer."""
 PLANNED_HEIGHT = 360
 """Pixels that the rows share as long as they stay between the two."""
+N_TICKS = 5
 WORDS_SHARE = 0.34
 """Room for the words right of the rows, as a share of the widest layer."""
 
@@ -36,7 +37,15 @@ def kept_units(panels: Sequence[Panel], dropped: Sequence[int], n_layers: int) -
         made.add_trace(_words(panel, row), row=1, col=column)
         _mark_dropped(made, panel, dropped, column)
         right = panel.edges[-1] * (1 + WORDS_SHARE)
-        made.update_xaxes(range=[-0.5, right], row=1, col=column)
+        ticks = _ticks(int(panel.edges[-1]))
+        made.update_xaxes(
+            title=panel.unit,
+            range=[-0.5, right],
+            tickvals=ticks,
+            ticktext=[f"{tick:,}" for tick in ticks],
+            row=1,
+            col=column,
+        )
     _legend(made)
     made.update_layout(
         height=96 + row * n_layers,
@@ -44,12 +53,18 @@ def kept_units(panels: Sequence[Panel], dropped: Sequence[int], n_layers: int) -
         legend={"orientation": "h", "x": 0.0, "y": 1.0, "yanchor": "top", "yref": "container"},
         uirevision="keep",
     )
-    made.update_xaxes(
-        title="Unit", showgrid=False, zeroline=False, nticks=6, tickformat=",d", tickangle=0
-    )
-    made.update_yaxes(range=[n_layers - 0.5, -0.5], showgrid=False, zeroline=False)
+    made.update_xaxes(showgrid=False, zeroline=False, tickangle=0)
+    made.update_yaxes(range=[n_layers - 0.5, -0.5], showgrid=False, zeroline=False, ticks="")
     made.update_yaxes(title="Decoder layer", dtick=1 if n_layers <= 24 else 4, row=1, col=1)
     return made
+
+
+def _ticks(widest: int) -> list[int]:
+    """Return round unit numbers for an axis that also has room for words."""
+    most = max(widest - 1, 1)
+    power = 10 ** int(np.log10(max(most / N_TICKS, 1)))
+    step = next(power * m for m in (1, 2, 5, 10) if power * m >= most / N_TICKS)
+    return list(range(0, widest, step))
 
 
 def _cells(panel: Panel, row: int) -> go.Heatmap:

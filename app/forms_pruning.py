@@ -222,6 +222,7 @@ def _ratios_by_hand(spec: PruningSpec, n_layers: int) -> dict[str, float]:
         tables_pruning.from_ratios(spec.layer_ratios, n_layers),
         key="prune/ratios",
         height=248,
+        placeholder="automatic",
         column_config={
             "layer": st.column_config.NumberColumn("Layer", help=tip("layer")),
             tables_pruning.RATIO: st.column_config.NumberColumn(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
+from app import wording
 from app.tables_plan import layer_of
 from app.wording_pruning import criterion as criterion_title
 from qpruner_core.catalog import PRECISIONS
@@ -130,11 +131,15 @@ def agreement_words(found: Sequence[Agreement], kind: str) -> str:
     pairs = sorted((p for p in found if p.kind == kind), key=lambda pair: -pair.correlation)
     if not pairs:
         return ""
-    words = f"{_pair(pairs[0])} rank the {KINDS[kind]} most alike ({pairs[0].correlation:.2f})"
+    words = f"{_pair(pairs[0])} rank the {KINDS[kind]} most alike ({_number(pairs[0])})"
     if len(pairs) == 1:
         return f"{words}."
-    return f"{words}, {_pair(pairs[-1])} least ({pairs[-1].correlation:.2f})."
+    return f"{words}, {_pair(pairs[-1])} least ({_number(pairs[-1])})."
 
 
 def _pair(pair: Agreement) -> str:
     return f"{criterion_title(pair.first)} and {criterion_title(pair.second)}"
+
+
+def _number(pair: Agreement) -> str:
+    return wording.correlation(pair.correlation)

@@ -29,6 +29,8 @@ class Panel:
     """One kind of unit over all layers."""
 
     title: str
+    unit: str
+    """What the numbers across count."""
     edges: Floats
     """Where columns begin and end, in units, shape (n_columns + 1,)."""
     kept: Floats
@@ -91,6 +93,7 @@ def _units(dense: ModelLayout, plan: PruningPlan, kind: str) -> Panel:
         words[group.layer] = f"{np.count_nonzero(stays):,} of {len(stays):,}"
     return Panel(
         title=_title(kind),
+        unit=one(kind),
         edges=edges,
         kept=kept,
         words=_with_dropped(words, plan),
@@ -119,6 +122,7 @@ def _experts(dense: ModelLayout, plan: PruningPlan) -> Panel:
         words[layer] = f"{len(stay)} of {len(values)}{inside}"
     return Panel(
         title="Experts, shaded by the channels they keep" if channels else "Experts",
+        unit="expert",
         edges=edges,
         kept=kept,
         words=_with_dropped(words, plan),

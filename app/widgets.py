@@ -47,6 +47,8 @@ class Figure:
     change: str | None = None
     """Difference to a reference, with its unit."""
     lower_is_better: bool = True
+    before: str = ""
+    """What it was, where the change alone does not say it."""
 
 
 def title(key: str) -> None:
@@ -72,8 +74,11 @@ def figures(row: Sequence[Figure]) -> None:
                 delta_color="inverse" if figure.lower_is_better else "normal",
                 help=tip(figure.term),
             )
-            if figure.origin:
-                origin_badge(figure.origin)
+            with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+                if figure.origin:
+                    origin_badge(figure.origin)
+                if figure.before:
+                    st.caption(f"before {figure.before}", width="content")
 
 
 def origin_badge(origin: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import streamlit as st
 
 from app import (
@@ -17,6 +19,7 @@ from app import (
 from app.forms_pruning import Asked
 from app.glossary import tip
 from qpruner_core.domain.record import ComparedPruning, Comparison, RunRecord
+from qpruner_core.domain.spec import PruningSpec
 
 
 def panel(record: RunRecord, asked: Asked, *, busy: bool) -> None:
@@ -24,6 +27,12 @@ def panel(record: RunRecord, asked: Asked, *, busy: bool) -> None:
     st.subheader("Which criterion is best here?", anchor=False)
     widgets.failed_beside(record, "compare")
     scored = record.score is not None
+    both = st.toggle(
+        "Also with bias compensation",
+        value=True,
+        help=tip("compensation"),
+        key="compare/bias",
+    )
     if st.button(
         "Compare criteria at this ratio",
         icon=":material/balance:",
@@ -31,20 +40,21 @@ def panel(record: RunRecord, asked: Asked, *, busy: bool) -> None:
         help=tip("compare_criteria"),
         key="compare/start",
     ):
-        widgets.ask(lambda: services.jobs().start_compare(record.run_id, asked.pruning))
+        spec = replace(asked.pruning, compensation="bias" if both else "none")
+        widgets.ask(lambda: services.jobs().start_compare(record.run_id, spec))
     if not scored:
         st.info("Criteria are compared from their scores. Score the model first.")
     elif record.comparison is None or not record.comparison.rows:
         st.caption(
-            "Prunes the model once by every scored criterion at the ratio above, with and without "
-            "compensation, and measures what is left. Nothing is compared yet."
+            "Prunes the model once by every scored criterion at the ratio above and measures what "
+            "is left. Nothing is compared yet."
         )
     else:
         _outcome(record.comparison, asked)
 
 
 def _outcome(comparison: Comparison, asked: Asked) -> None:
-    same = wording_pruning.asked(comparison.spec) == wording_pruning.asked(asked.pruning)
+    same = _shared(comparison.spec) == _shared(asked.pruning)
     with st.container(horizontal=True, vertical_alignment="center"):
         widgets.origin_badge(wording.MEASURED)
         st.caption(
@@ -57,6 +67,11 @@ def _outcome(comparison: Comparison, asked: Asked) -> None:
     )
     st.dataframe(tables_pruning.compared(comparison), hide_index=True, key="compare/table")
     _use(comparison)
+
+
+def _shared(spec: PruningSpec) -> PruningSpec:
+    """Return what all rows have in common."""
+    return replace(spec, criterion="", compensation="none")
 
 
 def _use(comparison: Comparison) -> None:

@@ -68,7 +68,8 @@ def _fallen(
         value=words(after),
         term=term,
         origin=wording.ESTIMATED,
-        change=wording.fell(before, after, words(before)),
+        change=wording.percent_change(after, before),
+        before=words(before) if after != before else "",
     )
 
 

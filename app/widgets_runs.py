@@ -32,10 +32,9 @@ def first_start() -> None:
         st.subheader("See it work", anchor=False)
         st.write(
             "A small language model comes with the studio. One click scores its layers, prunes a "
-            "fifth of its "
-            "units, searches the precision of every layer under a memory budget, repairs the loss "
-            "and exports a "
-            "checkpoint. It takes a few minutes without a GPU, and you can watch every step."
+            "fifth of their parameters, searches the precision of every layer under a memory "
+            "budget, repairs the loss and exports a checkpoint. It takes a few minutes without a "
+            "GPU, and you can watch every step."
         )
         if st.button(
             "Compress the demo model",

@@ -53,13 +53,14 @@ def size_change(after: float, before: float) -> str:
     return ("-" if after < before else "+") + format_bytes(abs(after - before))
 
 
-def fell(before: float, after: float, before_words: str) -> str | None:
-    """Return by which share something fell and from what, such as ``-20.0 % from 5.31 M``; None
-    where it stayed.
-    """
-    if before == after:
-        return None
-    return f"{100.0 * (after / before - 1):+.1f} % from {before_words}"
+def percent_change(after: float, before: float) -> str | None:
+    """Return by which share something changed, such as ``-20.0 %``; None where it did not."""
+    return f"{100.0 * (after / before - 1.0):+.1f} %" if after != before else None
+
+
+def correlation(value: float) -> str:
+    """Return a correlation to two digits, without a sign before nothing."""
+    return f"{round(value, 2) + 0.0:.2f}"
 
 
 def percent(share: float, digits: int = 1) -> str:

@@ -25,7 +25,8 @@ COMPENSATED = {"none": "as cut", "bias": "with bias compensation"}
 NEEDS = {
     "weights": "reads weights alone",
     "gradients": "needs gradients, and so the whole model in memory",
-    "activations": "reads the inputs of every layer over the calibration text",
+    "inputs": "reads what enters every layer over the calibration text",
+    "activations": "reads what enters every layer over the calibration text",
 }
 
 

@@ -101,11 +101,14 @@ def test_the_full_evaluation_shows_every_task_and_both_speeds(open_page, run_at,
     assert "evaluated in full" not in said(open_page("pruning", run_at("prune", name="before")))
 
 
-def test_before_and_after_stand_together(open_page, run_at):
+def test_before_and_after_stand_together(open_page, run_at, said):
     record = run_at("load")
     at = open_page("pruning", record)
+    dense = record.load.layout
+    left = select(dense, None, record.spec.pruning).layout
     change = next(metric.delta for metric in at.metric if metric.label == "Parameters")
-    assert change.endswith(f"from {wording.count(record.load.layout.parameters)}")
+    assert change == f"{100 * (left.parameters / dense.parameters - 1):+.1f} %"
+    assert f"before {wording.count(dense.parameters)}" in said(at)
 
 
 def test_the_criterion_comes_with_its_options_from_the_catalogue(open_page, run_at, jobs):

@@ -164,16 +164,16 @@ def test_less_text_than_one_sequence_is_refused_in_a_sentence(open_page):
 
 
 def test_the_card_says_what_can_leave(open_page, jobs, said, store):
-    assert "Pruning can remove KV heads, MLP channels, whole layers." in said(open_page("runs"))
+    assert "Pruning can remove KV heads, MLP channels and whole layers." in said(open_page("runs"))
 
 
 @pytest.mark.parametrize(
     ("family", "sentence"),
     [
-        ("mixtral", "Pruning can remove KV heads, expert channels, experts, whole layers."),
+        ("mixtral", "Pruning can remove KV heads, expert channels, experts and whole layers."),
         ("mixtral", "Mixture of 6 experts per sparse layer."),
         ("mixtral", "Mixtral: 4 layers"),
-        ("olmo2", "Pruning can remove MLP channels, whole layers."),
+        ("olmo2", "Pruning can remove MLP channels and whole layers."),
         ("olmo2", "8 heads of 8"),
     ],
 )
