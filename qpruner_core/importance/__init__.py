@@ -1,7 +1,7 @@
 """Score: what every unit and every layer is worth, one file per criterion.
 
 A unit criterion answers for one coupled group at a time and sees only pieces
-`(units, weights_per_unit)`, or the moments of what enters the units' output projection. A layer
+`(units, entries, across)`, or the moments of what enters the units' output projection. A layer
 signal watches one forward pass over calibration text and answers for all layers at the end.
 Whatever runs here leaves the model as it was: weights, gradients cleared, `requires_grad` and
 training flags restored.

@@ -57,7 +57,7 @@ class TaylorLike(Criterion):
 
     @abstractmethod
     def change(self, products: torch.Tensor) -> torch.Tensor:
-        """Return f of products w g, of any shape."""
+        """Return f of products w g, of any shape; may give back the same tensor."""
 
     def begin(self, groups: Sequence[GroupLayout]) -> None:
         """Forget what was seen."""
@@ -70,7 +70,7 @@ class TaylorLike(Criterion):
         if self._aggregation == "vector":
             seen = self.change(_per_unit(group, lambda products: products))
         else:
-            seen = _per_unit(group, lambda products: self.change(products).abs())
+            seen = _per_unit(group, lambda products: self.change(products).abs_())
         known = self._sums.get(group.name)
         self._sums[group.name] = seen if known is None else known.add_(seen)
         self._n_seen[group.name] += 1
@@ -136,11 +136,14 @@ class OutputCriterion(Criterion):
 
 
 def _per_unit(group: CoupledGroup, term: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-    """Return the sum of a function of all products w g of every unit, (n_units,)."""
+    """Return the sum of a function of all products w g of every unit, (n_units,).
+
+    The function may overwrite the products, (units, entries, across).
+    """
     total = _wide(torch.zeros(group.n_units, dtype=group.views[0].dtype, device=group.device))
     for piece in group.pieces():
         products = _wide(piece.weights) * _wide(piece.gradients)
-        total[piece.units] += term(products).sum(dim=1)
+        total[piece.units] += term(products).sum(dim=(1, 2))
     return total
 
 

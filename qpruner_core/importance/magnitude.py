@@ -31,5 +31,5 @@ class MagnitudeCriterion(Criterion):
         """Return the norm of each unit, shape ``(group.n_units,)``, float32."""
         total = torch.zeros(group.n_units, device=group.device)
         for piece in group.pieces():
-            total[piece.units] += piece.weights.float().abs().pow(self._p).sum(dim=1)
+            total[piece.units] += piece.weights.float().abs().pow(self._p).sum(dim=(1, 2))
         return total.pow(1.0 / self._p)

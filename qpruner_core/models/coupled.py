@@ -30,9 +30,10 @@ class Piece:
     units: slice
     """Units that own the rows: all of the group, or the one expert whose tensor it is."""
     weights: torch.Tensor
-    """Units first, ``(units, weights_per_unit)``, in the model's dtype, without history."""
+    """A view ``(units, entries, across)`` in the model's dtype, without history: the entries that
+    each unit owns along an axis of the tensor, and what lies across it."""
     gradients: torch.Tensor
-    """Shaped like the weights; zeros where no backward pass reached the tensor."""
+    """A view shaped like the weights; zeros where no backward pass reached the tensor."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,15 +88,15 @@ class CoupledGroup:
         for parameter, part in zip(self.views, self.layout.slices, strict=True):
             yield Piece(
                 units=everyone,
-                weights=units_first(parameter.detach(), part, self.n_units),
-                gradients=units_first(_gradient(parameter), part, self.n_units),
+                weights=_unit_view(parameter.detach(), part, self.n_units),
+                gradients=_unit_view(_gradient(parameter), part, self.n_units),
             )
         for unit, member in enumerate(self.members):
             for parameter in member.values():
                 yield Piece(
                     units=slice(unit, unit + 1),
-                    weights=parameter.detach().reshape(1, -1),
-                    gradients=_gradient(parameter).reshape(1, -1),
+                    weights=parameter.detach().reshape(1, -1, 1),
+                    gradients=_gradient(parameter).reshape(1, -1, 1),
                 )
 
     @property
@@ -143,6 +144,14 @@ def coupled_group(model: nn.Module, group: GroupLayout) -> CoupledGroup:
             for name in group.members
         ),
     )
+
+
+def _unit_view(tensor: torch.Tensor, part: UnitSlice, n_units: int) -> torch.Tensor:
+    """Return the entries of a slice as a view ``(n_units, unit_size, across)``; it copies
+    nothing, as moving columns to the front costs more than what is computed of them.
+    """
+    owned = tensor.narrow(part.axis, part.offset, n_units * part.unit_size)
+    return owned.movedim(part.axis, 0).view(n_units, part.unit_size, -1)
 
 
 def _gradient(parameter: nn.Parameter) -> torch.Tensor:
