@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from families import CASES, build
+from families import CASES, built
 
 from qpruner_core.catalog import ARCHITECTURES
 from qpruner_core.domain.layout import ModelLayout
@@ -30,7 +31,7 @@ def family(case: str) -> str:
 @pytest.fixture
 def model(case: str) -> Any:
     """A random model of the variant in float64, in eval mode; the same weights every time."""
-    return build(case)
+    return copy.deepcopy(built(case))
 
 
 @pytest.fixture

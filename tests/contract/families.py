@@ -11,6 +11,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -272,6 +273,16 @@ CASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     for variant, changes in family.variants.items()
 }
 """Name of a case -> family, config."""
+
+
+FIRST = [f"{name} {next(iter(family.variants))}" for name, family in FAMILIES.items()]
+"""One case of every family, for laws that no variant could break alone."""
+
+
+@cache
+def built(case: str) -> Any:
+    """Return the model of a case, the same one every time: a copy is for a test to change."""
+    return build(case)
 
 
 def build(case: str, **changes: Any) -> Any:

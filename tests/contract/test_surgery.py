@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families import IDS, even, logits, outputs, reopen, save, uneven
+from families import FIRST, IDS, even, logits, outputs, reopen, save, uneven
 
 from qpruner_core.catalog import ARCHITECTURES
 from qpruner_core.domain.layout import WIDTHS_KEY, ModelLayout, Renaming, opens_plainly
@@ -20,6 +20,7 @@ from qpruner_core.errors import BadInputError, IncompatibleShapeError
 from qpruner_core.pruning.selection import select
 from qpruner_core.pruning.surgery import prune_
 
+ONCE = pytest.mark.parametrize("case", FIRST, indirect=True)
 PLANS = pytest.mark.parametrize("make", [uneven, even])
 Plan = Callable[[ModelLayout], PruningPlan]
 
@@ -134,12 +135,20 @@ def test_the_config_describes_the_pruned_model(family, model, layout, make):
 @PLANS
 @pytest.mark.usefixtures("code_cache")
 def test_any_widths_open_with_the_code_beside_them(family, model, layout, make, tmp_path):
+    before = tied(model)
     pruned = prune_(model, layout, make(layout))
     folder = save(model, pruned, tmp_path / "saved", remote_code=True)
     again = reopen(folder, family, remote_code=True)
     torch.testing.assert_close(logits(again), logits(model), rtol=0.0, atol=1e-12)
     assert count(again) == pruned.parameters
+    assert tied(again) == tied(model) == before == bool(model.config.tie_word_embeddings)
     agrees_with_its_cache(again)
+
+
+def tied(model: Any) -> bool:
+    """Whether embedding and output head are one tensor."""
+    same: bool = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    return same
 
 
 def test_even_widths_open_with_the_plain_class(family, model, layout, tmp_path):
@@ -153,6 +162,7 @@ def test_even_widths_open_with_the_plain_class(family, model, layout, tmp_path):
     assert count(again) == pruned.parameters
 
 
+@ONCE
 def test_a_live_model_of_even_widths_saves_itself(family, model, layout, tmp_path):
     pruned = prune_(model, layout, even(layout, layout.plain_kinds))
     model.save_pretrained(tmp_path / "saved")
@@ -185,19 +195,6 @@ def test_heads_that_the_stock_config_refuses_are_listed_instead(model, layout):
     assert hasattr(model.config, WIDTHS_KEY) == refused
 
 
-@pytest.mark.usefixtures("code_cache")
-def test_tied_embeddings_stay_tied(family, model, layout, tmp_path):
-    def tied(which: Any) -> bool:
-        same: bool = which.get_output_embeddings().weight is which.get_input_embeddings().weight
-        return same
-
-    before = tied(model)
-    pruned = prune_(model, layout, uneven(layout))
-    assert tied(model) == before == bool(model.config.tie_word_embeddings)
-    folder = save(model, pruned, tmp_path / "saved", remote_code=True)
-    assert tied(reopen(folder, family, remote_code=True)) == before
-
-
 # Pruning again, and what stays as it was ------------------------------------------------------
 
 
@@ -219,6 +216,7 @@ def test_pruning_twice_is_pruning_once(model, layout, make):
     assert described(model.config.to_dict()) == described(once.config.to_dict())
 
 
+@ONCE
 def test_a_pruned_model_still_trains_where_it_did_before(model, layout):
     name = f"{layout.linears[-2].name}.weight"
     model.requires_grad_(requires_grad=False)
@@ -230,6 +228,7 @@ def test_a_pruned_model_still_trains_where_it_did_before(model, layout):
     assert trained == [Renaming(layout, plan)(name)]
 
 
+@ONCE
 def test_a_plan_for_another_model_is_refused_before_anything_changes(model, layout):
     before = logits(model)
     first = layout.groups[0]
@@ -240,6 +239,7 @@ def test_a_plan_for_another_model_is_refused_before_anything_changes(model, layo
     assert torch.equal(logits(model), before)
 
 
+@ONCE
 def test_a_model_that_is_not_its_layout_is_refused_before_anything_changes(model, layout):
     last = layout.linears[-1]
     parent, _, leaf = last.name.rpartition(".")
