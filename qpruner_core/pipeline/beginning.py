@@ -10,6 +10,7 @@ from qpruner_core.domain.spec import RunSpec
 from qpruner_core.errors import BadInputError
 from qpruner_core.inspection import inspect_model
 from qpruner_core.pipeline.searching import check_budget
+from qpruner_core.pruning.biases import with_biases
 from qpruner_core.pruning.selection import select
 from qpruner_core.quantization.shapes import check_shapes
 
@@ -69,8 +70,12 @@ def check_feasible(record: RunRecord, spec: RunSpec, steps: tuple[str, ...]) -> 
     if record.prune is not None and "prune" not in steps:
         pruned = record.prune.layout
     elif "prune" in steps:
-        pruned = select(layout, None, spec.pruning).layout
-    if "quantize" in steps or "search" in steps:
+        plan = select(layout, None, spec.pruning).plan
+        wanted = spec.pruning.compensation == "bias"
+        pruned = layout.pruned(with_biases(layout, plan) if wanted else plan)
+    # Where scores decide how wide a layer stays, nobody knows yet what fits it.
+    is_known = "prune" not in steps or spec.pruning.scope == "per-layer"
+    if is_known and ("quantize" in steps or "search" in steps):
         check_shapes(pruned, spec.search.precisions)
     if "search" in steps:
         check_budget(spec.search, layout, pruned)
