@@ -157,7 +157,7 @@ class PruningSpec:
         _require(
             0.0 <= self.ratio < 1.0,
             f"The pruning ratio is {self.ratio}",
-            "It is a share of the parameters of the decoder layers in [0, 1); choose one in that range.",
+            "It is a share of the layers' parameters in [0, 1); choose one in that range.",
         )
         choices = (("scope", SCOPES), ("shape", SHAPES), ("compensation", COMPENSATIONS))
         for name, known in choices:

@@ -17,6 +17,9 @@ Going down one rung of a ladder is a step. The order of the steps is the scope:
   a head as a whole, which is standardised among the heads of its layer, and where all scores are
   equal every unit stands at the mean.
 
+In the last two, widths below the multiple come after all others, so that no MLP is cut to a few
+channels while the ratio can be met without.
+
 As the order does not depend on the ratio, a larger ratio removes what a smaller one removes and
 more. That is why a layer's remainder is not filled up with channels that would have to come back
 once the next KV head leaves. Ties are broken by index: later units and later layers leave first.
@@ -26,8 +29,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qpruner_core.pruning.ladders import Floats, Ladder
 from qpruner_core.pruning.widths import Ints
@@ -94,12 +99,13 @@ def _steps(ladders: Sequence[Ladder], scope: str) -> _Steps:
     )
 
 
-def _joined(parts: Sequence[Floats | Ints]) -> Floats:
+def _joined(parts: Sequence[NDArray[Any]]) -> Floats:
     return np.concatenate([np.zeros(0), *parts])
 
 
 def _by_cost(steps: _Steps) -> Ints:
-    order = np.lexsort((steps.shares, steps.costs))
+    breaks = _joined([ladder.breaks for ladder in steps.ladders])
+    order = np.lexsort((steps.shares, steps.costs, breaks))
     return order[_parameters_in(order, steps) > 0]
 
 

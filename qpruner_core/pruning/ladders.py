@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from qpruner_core.domain.layout import GroupLayout, ModelLayout
 from qpruner_core.errors import BadInputError, NotReadyError
 from qpruner_core.pruning.request import Request, Scores
-from qpruner_core.pruning.widths import Ints, group_ladder, prunable_groups
+from qpruner_core.pruning.widths import Ints, group_ladder, group_multiple, prunable_groups
 
 Floats = NDArray[np.float64]
 
@@ -28,6 +28,8 @@ class Ladder:
     """Scores in that order, shape (n_units,); None for all equal."""
     widths: Ints
     """Allowed numbers of units, descending from those that are left; at least one."""
+    multiple: int = 1
+    """What the widths are multiples of where the ratio allows; >= 1."""
     prices: Ints | None = None
     """Parameters of every unit in the order they leave, where units differ; else None."""
 
@@ -48,6 +50,11 @@ class Ladder:
     def shares(self) -> Floats:
         """Share of the group that is gone after each step, shape (n_steps,), ascending."""
         return 1.0 - self.widths[1:] / self.group.n_units
+
+    @property
+    def breaks(self) -> NDArray[np.bool_]:
+        """Whether each step leaves a width that is no multiple, shape (n_steps,)."""
+        return np.asarray(self.widths[1:] % self.multiple != 0)
 
     def costs(self, scope: str) -> Floats:
         """Return what each step costs, shape (n_steps,), ascending.
@@ -108,7 +115,14 @@ def _ladder(request: Request, group: GroupLayout) -> Ladder:
     if group.members:
         prices = expert_parameters(request, group)
         prices = prices[::-1] if order is None else prices[order]
-    return Ladder(group=group, order=order, ranked=ranked, widths=rungs, prices=prices)
+    return Ladder(
+        group=group,
+        order=order,
+        ranked=ranked,
+        widths=rungs,
+        multiple=group_multiple(group, request.spec),
+        prices=prices,
+    )
 
 
 def expert_parameters(request: Request, group: GroupLayout) -> Ints:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from qpruner_core.domain.layout import KINDS as WORDS
-from qpruner_core.domain.layout import ModelLayout
+from qpruner_core.domain.layout import KINDS, ModelLayout
 from qpruner_core.domain.plan import PruningPlan
 from qpruner_core.pruning.request import Request
 from qpruner_core.pruning.widths import (
@@ -17,9 +16,6 @@ from qpruner_core.pruning.widths import (
     prunable_groups,
     ratios_by_hand,
 )
-
-KINDS = {kind: WORDS[kind] for kind in ("kv_heads", "mlp_channels")}
-"""Kinds of unit of a dense model -> words for a person."""
 
 _NEAR = 0.005
 """Share of the parameters by which a model may miss the ratio before it is said."""
@@ -67,7 +63,7 @@ def _shape_remarks(request: Request) -> Iterator[str]:
     for kind in spec.kinds:
         if kind in present and kind not in losing_kinds(layout, spec):
             yield (
-                f"All {WORDS[kind]} stay, as a stock {layout.model_type} config cannot state "
+                f"All {KINDS[kind]} stay, as a stock {layout.model_type} config cannot state "
                 f"another number of them; per-layer shape has no such limit."
             )
 
@@ -116,7 +112,7 @@ def _kind_remarks(request: Request, pruned: ModelLayout) -> Iterator[str]:
     for kind in losing_kinds(layout, spec):
         groups = [group for group in layout.groups if group.kind == kind]
         if groups and all(group.n_units == 1 for group in groups):
-            yield f"No {WORDS[kind]} leave, as every layer has just one of them."
+            yield f"No {KINDS[kind]} leave, as every layer has just one of them."
         elif groups and kind == "kv_heads" and spec.shape == "uniform":
             most = max(groups, key=lambda group: group.n_units)
             after = max(group.n_units for group in pruned.groups if group.kind == kind)

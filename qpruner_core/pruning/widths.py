@@ -51,15 +51,17 @@ def least_units(layout: ModelLayout, group: GroupLayout) -> int:
     return max(1, per_token) if group.kind == "experts" else 1
 
 
+def group_multiple(group: GroupLayout, spec: PruningSpec) -> int:
+    """Return the multiple that the widths of a group keep to where the ratio allows."""
+    return fitting_multiple(group.n_units, spec.width_multiple) if group.kind in CHANNELS else 1
+
+
 def group_ladder(layout: ModelLayout, group: GroupLayout, spec: PruningSpec) -> Ints:
     """Return the numbers of units a group may keep under a spec, descending from all of them.
 
     In uniform shape, only numbers of KV heads that the stock config accepts.
     """
-    multiple = 1
-    if group.kind in CHANNELS:
-        multiple = fitting_multiple(group.n_units, spec.width_multiple)
-    ladder = width_ladder(group.n_units, multiple)
+    ladder = width_ladder(group.n_units, group_multiple(group, spec))
     if group.kind == "experts":
         return ladder[ladder >= min(group.n_units, least_units(layout, group))]
     if group.kind == "kv_heads" and spec.shape == "uniform":

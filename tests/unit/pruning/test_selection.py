@@ -68,9 +68,10 @@ def test_global_scope_takes_units_where_they_are_worth_least():
     layout = model()
     spec = PruningSpec(ratio=0.2, scope="global")
     left = select(layout, rising(layout), spec).layout
-    # Scores per parameter rise by 1 per layer: the first unprotected layers lose all they can.
+    # Scores per parameter rise by 1 per layer: the first unprotected layers lose all they
+    # can before widths would break the multiple.
     assert widths(left, "kv_heads") == [4, 4, 1, 1, 1, *[4] * 7]
-    assert widths(left, "mlp_channels") == [512, 512, 1, 1, 256, *[512] * 7]
+    assert widths(left, "mlp_channels") == [512, 512, 64, 64, 128, *[512] * 7]
     assert share_removed(layout, left) == pytest.approx(0.2, abs=0.005)
 
 
