@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,14 @@ from qpruner_core.importance import score
 
 UNITS = [entry.name for entry in CRITERIA if entry.facts["scores"] == "units"]
 LAYERS = [entry.name for entry in CRITERIA if entry.facts["scores"] == "layers"]
-DATA_DRIVEN = [name for name in UNITS if not CRITERIA.entry(name).facts.get("takes_seed")]
+DATA_DRIVEN = [
+    (entry.name, dict(zip((option.name for option in texts), chosen, strict=True)))
+    for entry in CRITERIA
+    if entry.name in UNITS and not entry.facts.get("takes_seed")
+    for texts in [[option for option in entry.options if option.choices]]
+    for chosen in itertools.product(*(option.choices for option in texts))
+]
+"""Unit criteria that look at the model, with every choice among texts that their options give."""
 
 
 @pytest.fixture
@@ -23,8 +31,16 @@ def ids() -> torch.Tensor:
     return torch.randint(4, 128, (20, 16), generator=torch.Generator().manual_seed(1))
 
 
-def measured(name: str, model: Any, layout: Any, ids: torch.Tensor, seed: int = 0) -> Any:
-    scores = score(model, layout, ids, ImportanceSpec(criteria=(name,), seed=seed))
+def measured(
+    name: str,
+    model: Any,
+    layout: Any,
+    ids: torch.Tensor,
+    seed: int = 0,
+    options: dict[str, Any] | None = None,
+) -> Any:
+    spec = ImportanceSpec(criteria=(name,), seed=seed, options={name: options or {}})
+    scores = score(model, layout, ids, spec)
     return scores.unit_scores.get(name) or scores.layer_scores[name]
 
 
@@ -37,6 +53,14 @@ def test_the_options_are_the_constructor_with_its_defaults(name):
     assert {option.name: option.default for option in entry.options} == {
         key: parameter.default for key, parameter in parameters.items()
     }
+
+
+@pytest.mark.parametrize("name", CRITERIA.names())
+def test_what_needs_gradients_does_not_stream(name):
+    facts = CRITERIA.entry(name).facts
+    assert facts["needs"] in ("weights", "gradients", "inputs", "activations")
+    assert (facts["needs"] == "activations") == (name in LAYERS)
+    assert not (facts["needs"] == "gradients" and facts["streams"])
 
 
 @pytest.mark.parametrize("name", UNITS)
@@ -70,9 +94,10 @@ def test_the_same_seed_gives_the_same_scores(name, tiny_model, tiny_layout, ids)
         assert all(np.array_equal(once[group], again[group]) for group in once)
 
 
-@pytest.mark.parametrize("name", DATA_DRIVEN)
-def test_scores_move_with_their_units(name, tiny_model, tiny_layout, ids):
-    before = measured(name, tiny_model, tiny_layout, ids)
+@pytest.mark.parametrize(("name", "options"), DATA_DRIVEN)
+def test_scores_move_with_their_units(name, options, tiny_model, tiny_layout, ids):
+    tiny_model.double()
+    before = measured(name, tiny_model, tiny_layout, ids, options=options)
     generator = torch.Generator().manual_seed(2)
     orders = {}
     with torch.no_grad():
@@ -83,18 +108,18 @@ def test_scores_move_with_their_units(name, tiny_model, tiny_layout, ids):
                 entries = order[:, None] * part.unit_size + torch.arange(part.unit_size)
                 tensor = tiny_model.get_parameter(part.tensor)
                 tensor.copy_(tensor.index_select(part.axis, entries.flatten()))
-    after = measured(name, tiny_model, tiny_layout, ids)
+    after = measured(name, tiny_model, tiny_layout, ids, options=options)
     for group_name, order in orders.items():
         np.testing.assert_allclose(after[group_name], before[group_name][order], rtol=2e-4)
 
 
-@pytest.mark.parametrize("name", DATA_DRIVEN)
-def test_a_unit_without_weights_is_worth_nothing(name, tiny_model, tiny_layout, ids):
+@pytest.mark.parametrize(("name", "options"), DATA_DRIVEN)
+def test_a_unit_without_weights_is_worth_nothing(name, options, tiny_model, tiny_layout, ids):
     group = tiny_layout.group("model.layers.1.mlp")
     with torch.no_grad():
         for part in group.slices:
             tiny_model.get_parameter(part.tensor).select(part.axis, 5).zero_()
-    values = measured(name, tiny_model, tiny_layout, ids)[group.name]
+    values = measured(name, tiny_model, tiny_layout, ids, options=options)[group.name]
     assert values.argmin() == 5
     assert values[5] == 0.0
 
