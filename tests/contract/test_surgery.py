@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families import FIRST, IDS, even, logits, outputs, reopen, save, uneven
+from families import CASES, FIRST, IDS, build, even, logits, outputs, reopen, save, uneven
 
 from qpruner_core.catalog import ARCHITECTURES
 from qpruner_core.domain.layout import WIDTHS_KEY, ModelLayout, Renaming, opens_plainly
 from qpruner_core.domain.plan import PruningPlan
 from qpruner_core.domain.spec import PruningSpec
 from qpruner_core.errors import BadInputError, IncompatibleShapeError
+from qpruner_core.inspection.folders import check_shapes, layout_of, read_config, read_headers
 from qpruner_core.pruning.selection import select
 from qpruner_core.pruning.surgery import prune_
 
@@ -143,6 +144,15 @@ def test_any_widths_open_with_the_code_beside_them(family, model, layout, make, 
     assert count(again) == pruned.parameters
     assert tied(again) == tied(model) == before == bool(model.config.tie_word_embeddings)
     agrees_with_its_cache(again)
+    is_described_by(folder, pruned)
+
+
+def is_described_by(folder: Path, pruned: ModelLayout) -> None:
+    """Assert that config and headers of a folder say what the model in it has."""
+    found = layout_of(read_config(folder))
+    check_shapes(found, read_headers(folder))
+    assert (found.groups, found.linears) == (pruned.groups, pruned.linears)
+    assert found.parameters == pruned.parameters
 
 
 def tied(model: Any) -> bool:
@@ -160,6 +170,7 @@ def test_even_widths_open_with_the_plain_class(family, model, layout, tmp_path):
     torch.testing.assert_close(logits(again), logits(model), rtol=0.0, atol=1e-12)
     assert not type(again).__name__.startswith("QPruner")
     assert count(again) == pruned.parameters
+    is_described_by(folder, pruned)
 
 
 @ONCE
@@ -287,6 +298,24 @@ def test_a_model_without_a_layer_opens_with_the_plain_class(
     folder = save(model, pruned, tmp_path / "saved", remote_code=False)
     again = reopen(folder, family, remote_code=False)
     torch.testing.assert_close(logits(again), logits(model), rtol=0.0, atol=1e-12)
+
+
+@ONCE
+@pytest.mark.usefixtures("code_cache")
+def test_uneven_widths_around_a_dropped_layer_open_with_the_code(case, family, tmp_path):
+    architecture = ARCHITECTURES.target(family)
+    lists = {key: None for key in CASES[case][1] if key in ("layer_types", "no_rope_layers")}
+    model = build(case, **{architecture.keys["layers"]: 4}, **lists)
+    layout = architecture.layout(model.config.to_dict())
+    plan = PruningPlan(kept=uneven(layout).kept, dropped_layers=(1,))
+    pruned = prune_(model, layout, plan)
+    assert not opens_plainly(pruned)
+    folder = save(model, pruned, tmp_path / "saved", remote_code=True)
+    again = reopen(folder, family, remote_code=True)
+    torch.testing.assert_close(logits(again), logits(model), rtol=0.0, atol=1e-12)
+    assert count(again) == pruned.parameters
+    agrees_with_its_cache(again)
+    is_described_by(folder, pruned)
 
 
 # Biases ---------------------------------------------------------------------------------------
