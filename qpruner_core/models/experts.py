@@ -1,12 +1,12 @@
-"""Experts of a loaded model: taken apart after loading, and asked who of them saw a token."""
+"""Experts of a loaded model: taken apart after loading, and what is said of those that no token
+reached.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import nn
 from transformers.core_model_loading import WeightRenaming
 
 from qpruner_core.catalog import ARCHITECTURES
@@ -31,44 +31,6 @@ def split_experts_(model: Any, layout: ModelLayout) -> None:
         WeightRenaming(pattern, published).reverse_transform()
         for pattern, published in getattr(family, "disk_names", ())
     ]
-
-
-@torch.no_grad()
-def expert_tokens(model: Any, layout: ModelLayout, ids: torch.Tensor) -> dict[str, int]:
-    """Return how many tokens every expert was given: group of its channels -> tokens.
-
-    Args:
-        model: A decoder whose experts are `Experts`; it runs once over the text, without its
-            head.
-        layout: Its layout.
-        ids: Token ids (sequences, tokens), int64; they go through the model one by one.
-    """
-    counts = {group.name: 0 for group in layout.groups if group.kind == "expert_channels"}
-
-    def count(name: str) -> Any:
-        def hook(_: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
-            counts[name] += given[0].shape[0]
-
-        return hook
-
-    hooks = [model.get_submodule(name).register_forward_pre_hook(count(name)) for name in counts]
-    try:
-        if counts:
-            for sequence in ids:
-                model.get_decoder()(input_ids=sequence[None].to(model.device), use_cache=False)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return counts
-
-
-def unreached_experts(model: Any, layout: ModelLayout, ids: torch.Tensor) -> tuple[str, ...]:
-    """Return the experts that no token of a text reaches, as the groups of their channels.
-
-    Arguments are those of `expert_tokens`; models without experts are not run.
-    """
-    counts = expert_tokens(model, layout, ids)
-    return tuple(name for name, tokens in counts.items() if not tokens)
 
 
 def unreached_sentence(unreached: Sequence[str], layout: ModelLayout, n_tokens: int) -> str:

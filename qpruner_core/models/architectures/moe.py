@@ -90,7 +90,7 @@ class SparseDecoder(Decoder):
         """
         shape = self.read(config)
         entries = super().fewer_layers(config, kept)
-        if "decoder_sparse_step" in config:
+        if not {"decoder_sparse_step", "mlp_only_layers"}.isdisjoint(config):
             dense = [new for new, old in enumerate(kept) if not self.is_sparse(shape, old)]
             entries |= {"mlp_only_layers": dense, "decoder_sparse_step": 1}
         return entries

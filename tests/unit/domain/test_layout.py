@@ -12,7 +12,7 @@ from qpruner_core.domain.layout import (
     opens_plainly,
 )
 from qpruner_core.domain.plan import PruningPlan
-from qpruner_core.models.architectures import llama
+from qpruner_core.models.architectures import llama, moe
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig
@@ -94,3 +94,94 @@ def test_equal_widths_open_plainly_only_with_heads_that_the_stock_config_accepts
     assert not opens_plainly(dense.pruned(PruningPlan(kept={names[0]: (0, 3)})))
     three = dense.pruned(PruningPlan(kept=dict.fromkeys(names, (0, 1, 3))))
     assert opens_plainly(three) == opens  # six query heads do not divide a hidden size of 64
+
+
+MOE = {
+    "model_type": "qwen3_moe",
+    "hidden_size": 8,
+    "intermediate_size": 12,
+    "moe_intermediate_size": 6,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "mlp_only_layers": [1],
+    "vocab_size": 10,
+}
+"""Two sparse layers around a dense one; an expert has 3 * 6 * 8 parameters, a row of the router
+8."""
+
+
+def test_an_expert_takes_its_weights_and_its_row_of_the_router():
+    dense = moe.QWEN3_MOE.layout(MOE)
+    pruned = dense.pruned(PruningPlan(kept={"model.layers.0.mlp": (0, 3)}))
+    assert dense.group("model.layers.0.mlp").unit_parameters == 3 * 6 * 8 + 8
+    assert dense.parameters - pruned.parameters == 2 * (3 * 6 * 8 + 8)
+    assert dense.layer_parameters[0] - pruned.layer_parameters[0] == 2 * (3 * 6 * 8 + 8)
+    assert pruned.group("model.layers.0.mlp").members == tuple(
+        f"model.layers.0.mlp.experts.{i}" for i in (0, 1)
+    )
+    inside = [group.name for group in pruned.groups if group.kind == "expert_channels"]
+    assert inside == [
+        f"model.layers.{i}.mlp.experts.{j}" for i, n in ((0, 2), (2, 4)) for j in range(n)
+    ]
+
+
+def test_channels_that_leave_an_expert_make_the_mean_expert_smaller():
+    dense = moe.QWEN3_MOE.layout(MOE)
+    kept = {"model.layers.0.mlp.experts.1": (0, 5), "model.layers.0.mlp.experts.2": (1, 2, 3)}
+    pruned = dense.pruned(PruningPlan(kept=kept))
+    assert dense.parameters - pruned.parameters == (4 + 3) * 3 * 8
+    widths = 6 + 2 + 3 + 6
+    assert pruned.group("model.layers.0.mlp").unit_parameters == widths * 3 * 8 // 4 + 8
+    assert pruned.group("model.layers.0.mlp.experts.1").unit_parameters == 3 * 8
+
+
+def test_channels_and_whole_experts_leave_at_once():
+    dense = moe.QWEN3_MOE.layout(MOE)
+    kept = {
+        "model.layers.2.mlp": (1, 3),
+        "model.layers.2.mlp.experts.0": (0,),  # leaves whole all the same
+        "model.layers.2.mlp.experts.3": (0, 1, 2, 3),
+    }
+    plan = PruningPlan(kept=kept, dropped_layers=(0,))
+    pruned = dense.pruned(plan)
+    widths = {group.name: group.n_units for group in pruned.groups}
+    assert widths["model.layers.1.mlp.experts.0"] == 6
+    assert widths["model.layers.1.mlp.experts.1"] == 4
+    assert pruned.group("model.layers.1.mlp").unit_parameters == (6 + 4) * 3 * 8 // 2 + 8
+    lost = dense.layer_parameters[0] + 2 * (3 * 6 * 8 + 8) + 2 * 3 * 8
+    assert dense.parameters - pruned.parameters == lost
+    entries = {"qpruner_widths": widths, **moe.QWEN3_MOE.fewer_layers(MOE, (1, 2))}
+    assert moe.QWEN3_MOE.layout({**MOE, **entries}) == pruned
+
+
+def test_experts_open_plainly_only_when_all_layers_keep_as_many():
+    dense = moe.QWEN3_MOE.layout(MOE)
+    one = {"model.layers.0.mlp": (0, 3)}
+    assert not opens_plainly(dense.pruned(PruningPlan(kept=one)))
+    assert opens_plainly(dense.pruned(PruningPlan(kept={**one, "model.layers.2.mlp": (1, 2)})))
+
+
+def test_published_mixtures_are_counted_to_the_parameter():
+    mixtral = {
+        "model_type": "mixtral",
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "vocab_size": 32000,
+    }
+    assert moe.MIXTRAL.layout(mixtral).parameters == 46_702_792_704
+    qwen = {
+        "model_type": "qwen3_moe",
+        "hidden_size": 2048,
+        "intermediate_size": 6144,
+        "num_hidden_layers": 48,
+        "num_attention_heads": 32,
+        "head_dim": 128,
+        "vocab_size": 151936,
+    }
+    assert moe.QWEN3_MOE.layout(qwen).parameters == 30_532_122_624
