@@ -9,7 +9,7 @@ from qpruner_core.cli.report_pruning import (
     comparison_document,
     comparison_lines,
     pruning_document,
-    what_left,
+    what_stays,
 )
 from qpruner_core.domain.footprint import bits_per_weight, dense_bytes, format_bytes, plan_bytes
 from qpruner_core.domain.metrics import Metrics
@@ -176,7 +176,7 @@ def run_lines(record: RunRecord) -> list[str]:
             f"loss {pruned.before.loss:.3f} -> {pruned.after.loss:.3f}, "
             f"accuracy {pruned.before.accuracy:.1%} -> {pruned.after.accuracy:.1%}"
         )
-        lines += [words for words in (what_left(record),) if words]
+        lines += [words for words in (what_stays(record),) if words]
         lines += list(pruned.warnings)
     if record.comparison is not None:
         lines += comparison_lines(record.comparison)

@@ -31,12 +31,12 @@ def pruning_document(record: RunRecord) -> dict[str, Any]:
     }
 
 
-def what_left(record: RunRecord) -> str:
-    """Return what left, for a person; empty where that is nothing."""
+def what_stays(record: RunRecord) -> str:
+    """Return what stays of what lost something, for a person; empty where nothing did."""
     if record.prune is None:
         return ""
     found = [
-        f"{n['after']:,} of {n['before']:,} {KINDS[kind]} left"
+        f"{n['after']:,} of {n['before']:,} {KINDS[kind]} stay"
         for kind, n in _units(record).items()
         if n["after"] != n["before"]
     ]

@@ -32,7 +32,9 @@ def line(tiny_folder, tiny_data, tmp_path):
         *given,
         *shlex.split("--sequence-length 16 --calibration-tokens 256 --heldout-tokens 256"),
         *shlex.split("--items-per-task 4 --criteria magnitude --criterion magnitude"),
-        *shlex.split("--pruning-ratio 0.25 --protect-first 0 --protect-last 1 --memory-budget 0.9"),
+        *shlex.split(
+            "--pruning-ratio 0.25 --protect-first 0 --protect-last 1 --memory-budget 0.9"
+        ),
         *shlex.split("--trials 2 --strategy random --recovery-steps 2 --lora-rank 2"),
     ]
 
@@ -91,6 +93,14 @@ def test_a_step_command_goes_on_with_a_run(line, tmp_path, capsys):
     found = document(capsys)
     assert len(found["trials"]) == 3
     assert "export" not in found
+    compared = ["compare", run_id, home, "--ratio=0.2", "--compensation=bias", "--quiet"]
+    assert main([*compared, "--json"]) == 0
+    found = document(capsys)
+    assert found["ratio"] == 0.2
+    rows = {(row["criterion"], row["compensation"]) for row in found["rows"]}
+    assert rows == {("magnitude", "none"), ("magnitude", "bias")}
+    assert main(compared) == 0
+    assert "magnitude         bias" in capsys.readouterr().out
     out = str(tmp_path / "plain")
     assert main(["export", run_id, home, "--format=hf_16bit", "--out", out, "--json"]) == 0
     found = document(capsys)
