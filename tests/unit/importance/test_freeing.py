@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from scored_models import CONFIGS, IDS, build
 
+from qpruner_core.domain.progress import Progress
 from qpruner_core.domain.spec import ImportanceSpec
 from qpruner_core.importance import score
 from qpruner_core.importance.freeing import Freeing
@@ -114,3 +116,32 @@ def idle_experts(model: Any, layout: Any, ids: torch.Tensor) -> set[str]:
     for handle in handles:
         handle.remove()
     return set(names) - reached
+
+
+@pytest.mark.parametrize("criterion", ["taylor", "wanda"])
+def test_a_stop_in_the_middle_leaves_the_model_as_it_was(criterion):
+    model, layout = build("mixtral")
+    model.train()
+
+    def stop(progress: Progress) -> None:
+        raise KeyboardInterrupt(progress.message)
+
+    with pytest.raises(KeyboardInterrupt):
+        score(model, layout, IDS, ImportanceSpec(criteria=(criterion,)), stop)
+    assert all(module.training for module in model.modules())
+    assert not any(module._forward_pre_hooks for module in model.modules())
+    for parameter in model.parameters():
+        assert parameter.requires_grad
+        assert parameter.grad is None
+        assert not parameter._post_accumulate_grad_hooks
+
+
+@pytest.mark.parametrize("criterion", [*TAYLOR, "wanda", "flap", "magnitude"])
+def test_models_in_bfloat16_are_scored_in_float32(criterion):
+    model, layout = build("llama")
+    spec = ImportanceSpec(criteria=(criterion,))
+    wide = score(model.bfloat16().double(), layout, IDS, spec).unit_scores[criterion]
+    narrow = score(model.bfloat16(), layout, IDS, spec).unit_scores[criterion]
+    for name, values in narrow.items():
+        assert values.dtype == np.float32
+        np.testing.assert_allclose(values.sum(), wide[name].sum(), rtol=0.1)
