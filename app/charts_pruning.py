@@ -92,7 +92,7 @@ def compared(comparison: Comparison) -> go.Figure:
         x=comparison.dense.loss,
         line={"color": palette.SLATE, "dash": "dot", "width": 1.5},
         annotation={"text": "dense", "font": {"size": 11, "color": palette.MUTED}},
-        annotation_position="top",
+        annotation_position="bottom right",
     )
     made.update_xaxes(title="Loss, nats/token (measured)", zeroline=False)
     made.update_yaxes(categoryorder="array", categoryarray=names, automargin=True, zeroline=False)

@@ -19,6 +19,8 @@ from qpruner_core.store.records import RunStore
 
 ROUTE = "/download"
 BLOCK_BYTES = 1 << 20
+LAYER_BY_LAYER = "layer-by-layer"
+"""Stands in a zip's name for a format, where the model was compressed layer by layer."""
 _served = threading.Event()
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _FIRST_DAY = (1980, 1, 1, 0, 0, 0)
@@ -64,13 +66,18 @@ def export_folder(store_home: Path, run_id: str, name: str) -> Path:
             "The download's name holds characters that no export has. Use the link on the Export "
             "page."
         )
-    outcome = RunStore(store_home).read(run_id).export
-    if outcome is None or name != zip_name(run_id, outcome.spec.format):
+    record = RunStore(store_home).read(run_id)
+    folders: dict[str, str] = {}
+    if record.compressed is not None:
+        folders[zip_name(run_id, LAYER_BY_LAYER)] = record.compressed.path
+    if record.export is not None:
+        folders[zip_name(run_id, record.export.spec.format)] = record.export.path
+    if name not in folders:
         raise NotReadyError(
             f"Run {run_id} has no finished export named {name}. Export it first, on the Export "
             "page."
         )
-    folder = Path(outcome.path).resolve()
+    folder = Path(folders[name]).resolve()
     if not folder.is_relative_to(store_home.resolve()):
         raise NotReadyError(
             f"This export lies in {folder}, outside the home folder, and is not sent over the "

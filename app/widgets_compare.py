@@ -51,6 +51,8 @@ def panel(record: RunRecord, asked: Asked, *, busy: bool) -> None:
         )
     else:
         _outcome(record.comparison, asked)
+        if not busy:  # rows still come, and the best of them is offered first
+            _use(record.comparison)
 
 
 def _outcome(comparison: Comparison, asked: Asked) -> None:
@@ -65,8 +67,12 @@ def _outcome(comparison: Comparison, asked: Asked) -> None:
     st.plotly_chart(
         charts_pruning.compared(comparison), key="compare/chart", config=charts_base.PLAIN
     )
-    st.dataframe(tables_pruning.compared(comparison), hide_index=True, key="compare/table")
-    _use(comparison)
+    st.dataframe(
+        tables_pruning.compared(comparison),
+        hide_index=True,
+        height="content",
+        key="compare/table",
+    )
 
 
 def _shared(spec: PruningSpec) -> PruningSpec:

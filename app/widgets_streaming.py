@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import streamlit as st
 
-from app import memory, navigation, services, widgets, wording, wording_pruning
+from app import memory, services, widgets, wording, wording_pruning
 from app.forms_pruning import Asked
 from app.glossary import tip
 from app.memory import Shortage
+from app.widgets import Figure
 from qpruner_core.catalog import PRECISIONS
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.record import RunRecord
@@ -33,7 +34,8 @@ def panel(record: RunRecord, layout: ModelLayout, asked: Asked, *, busy: bool) -
         spec = widgets.with_part(
             record.spec,
             importance=asked.importance,
-            pruning=replace(asked.pruning, criterion=criterion),
+            # Layer by layer there is one round: nothing is scored anew.
+            pruning=replace(asked.pruning, criterion=criterion, iterations=1),
             search=search,
             export=export,
         )
@@ -131,7 +133,35 @@ def _precision(search: SearchSpec, export: ExportSpec) -> tuple[SearchSpec, Expo
 
 
 def _done(record: RunRecord) -> None:
+    """Draw what the newest pass has written, when it was the run's last job."""
     newest = services.newest_job(record.run_id)
-    if newest is not None and newest.kind == "compress" and newest.status == "done":
-        st.success("The compressed model is written.")
-        st.page_link(navigation.page("export"), label="Go to Export", help=tip("open_export"))
+    if newest is None or newest.kind != "compress" or newest.status != "done":
+        return
+    told = services.jobs().result(newest.job_id)
+    widgets.figures(
+        [
+            Figure(
+                label="On disk",
+                value=wording.size(told["size_bytes"]),
+                term="disk_bytes",
+                origin=wording.MEASURED,
+            ),
+            Figure(
+                label="Parameters",
+                value=wording.count(told["parameters_after"]),
+                term="parameters",
+                origin=wording.MEASURED,
+                change=wording.percent_change(told["parameters_after"], told["parameters_before"]),
+                before=wording.count(told["parameters_before"]),
+            ),
+            Figure(
+                label="Peak memory",
+                value=wording.size(told["peak_memory_bytes"]),
+                term="peak_memory",
+                origin=wording.MEASURED,
+            ),
+        ]
+    )
+    st.success(f"Written to {told['path']}.")
+    for sentence in told.get("warnings", ()):
+        st.warning(sentence)

@@ -288,3 +288,36 @@ def test_layer_by_layer_a_budget_mixes_precisions(open_page, run_at, jobs):
     search = jobs.asked[0][1][1].search
     assert search.memory_budget == "0.40"
     assert len(search.precisions) > 1
+
+
+def test_what_was_written_layer_by_layer_is_measured(open_page, run_at, jobs, said):
+    record = run_at("load")
+    job = jobs.add(record.run_id, "done", (), kind="compress")
+    jobs.answers[job.job_id] = {
+        "path": "/models/small",
+        "size_bytes": 2**20,
+        "parameters_before": 1000,
+        "parameters_after": 800,
+        "peak_memory_bytes": 2**30,
+        "warnings": ["The precisions are predicted, not measured."],
+    }
+    at = open_page("pruning", record)
+    assert value(at, "On disk") == "1.00 MiB"
+    assert value(at, "Peak memory") == "1.00 GiB"
+    assert "Written to /models/small." in said(at)
+    assert "predicted, not measured" in said(at)
+    assert all(metric.help for metric in at.metric)
+
+
+def test_layer_by_layer_there_is_one_round(open_page, run_at, jobs):
+    at = open_page("pruning", run_at("load", pruning=PruningSpec(ratio=0.2, iterations=4)))
+    at.button(key="compress/start").click().run()
+    assert jobs.asked[0][1][1].pruning.iterations == 1
+
+
+def test_while_rows_still_come_none_is_offered(open_page, run_at, compared, jobs):
+    record = compared(run_at("score"))
+    jobs.add(record.run_id, "running", (), kind="compare", device="cpu")
+    at = open_page("pruning", record)
+    assert "compare/use" not in [button.key for button in at.button]
+    assert len(at.dataframe[0].value) == 6
