@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qpruner_core.domain.layout import GroupLayout, ModelLayout
+from qpruner_core.domain.layout import GroupLayout
 from qpruner_core.errors import BadInputError, NotReadyError
 from qpruner_core.pruning.request import Request, Scores
 from qpruner_core.pruning.widths import Ints, group_ladder, group_multiple, prunable_groups
@@ -45,6 +45,13 @@ class Ladder:
             return self.sizes * self.group.unit_parameters
         ends = np.concatenate(([0], np.cumsum(self.prices)))[self.group.n_units - self.widths]
         return np.diff(ends)
+
+    def parameters_to(self, width: int) -> int:
+        """Return the parameters that leave on the way down to a width."""
+        if self.prices is None:
+            return (int(self.widths[0]) - width) * self.group.unit_parameters
+        first, last = (self.group.n_units - n for n in (int(self.widths[0]), width))
+        return int(self.prices[first:last].sum())
 
     @property
     def shares(self) -> Floats:
@@ -90,21 +97,17 @@ def ladders_of(request: Request) -> list[Ladder]:
         NotReadyError: A group has no scores.
         BadInputError: Scores do not fit their group, are negative or not finite.
     """
-    layout = request.layout
-    gone_experts = {
-        group.members[unit]
-        for group in layout.groups
-        if group.members and group.name in request.removed.kept
-        for unit in set(range(group.n_units)) - set(request.removed.kept[group.name])
-    }
-    return [
-        _ladder(request, group)
-        for group in prunable_groups(layout, request.spec, request.dropped)
-        if group.name not in gone_experts
+    gone = request.removed_experts
+    groups = [
+        group
+        for group in prunable_groups(request.layout, request.spec, request.dropped)
+        if group.name not in gone
     ]
+    own = module_parameters(request) if any(group.members for group in groups) else {}
+    return [_ladder(request, group, own) for group in groups]
 
 
-def _ladder(request: Request, group: GroupLayout) -> Ladder:
+def _ladder(request: Request, group: GroupLayout, own: Mapping[str, int]) -> Ladder:
     rungs = group_ladder(request.layout, group, request.spec)
     gone = request.gone(group.name, group.n_units)
     if gone:
@@ -113,7 +116,7 @@ def _ladder(request: Request, group: GroupLayout) -> Ladder:
     order, ranked = _leaving_order(request, group)
     prices = None
     if group.members:
-        prices = expert_parameters(request, group)
+        prices = np.array([own[member] + own[group.name] for member in group.members])
         prices = prices[::-1] if order is None else prices[order]
     return Ladder(
         group=group,
@@ -125,33 +128,58 @@ def _ladder(request: Request, group: GroupLayout) -> Ladder:
     )
 
 
-def expert_parameters(request: Request, group: GroupLayout) -> Ints:
-    """Return what every expert of a group owns, without what it lost before; shape (n_units,)."""
+def module_parameters(request: Request) -> dict[str, int]:
+    """Return expert -> what it owns, without what it lost in earlier rounds, and sparse block ->
+    the entries of its router that leave with one expert.
+    """
     layout = request.layout
-    inside = dict.fromkeys(group.members, 0)
+    own: dict[str, int] = {}
     for linear in layout.linears:
         owner = linear.name.rpartition(".")[0]
-        if owner in inside:
-            inside[owner] += linear.parameters
-    for channels in layout.groups:
-        if channels.name in inside:
-            lost = request.gone(channels.name, channels.n_units)
-            inside[channels.name] -= lost * channels.unit_parameters
-    router = _router_parameters(layout, group)
-    return np.array([inside[member] + router for member in group.members], dtype=np.int64)
-
-
-def _router_parameters(layout: ModelLayout, group: GroupLayout) -> int:
-    """Return the entries of the router that leave with one expert."""
+        own[owner] = own.get(owner, 0) + linear.parameters
     shapes = {linear.name: linear.weight_shape for linear in layout.linears}
+    for group in layout.groups:
+        if group.kind == "expert_channels":
+            own[group.name] -= request.gone(group.name, group.n_units) * group.unit_parameters
+        elif group.members:
+            own[group.name] = _rows_of_a_unit(group, shapes, layout.hidden_size)
+    return own
+
+
+def _rows_of_a_unit(
+    group: GroupLayout, shapes: Mapping[str, tuple[int, int]], hidden_size: int
+) -> int:
+    """Return the entries that one unit owns directly in the tensors of its group."""
     total = 0
     for part in group.slices:
         module, _, leaf = part.tensor.rpartition(".")
-        across = 1
-        if leaf == "weight":
-            across = shapes[module][1 - part.axis] if module in shapes else layout.hidden_size
-        total += part.unit_size * across
+        across = shapes[module][1 - part.axis] if module in shapes else hidden_size
+        total += part.unit_size * (across if leaf == "weight" else 1)
     return total
+
+
+def leaving_members(ladders: Sequence[Ladder], widths: Sequence[int]) -> set[str]:
+    """Return the experts that leave when every ladder goes down to a width."""
+    return {
+        ladder.group.members[unit]
+        for ladder, width in zip(ladders, widths, strict=True)
+        if ladder.group.members
+        for unit in set(range(ladder.group.n_units)) - set(ladder.kept(width))
+    }
+
+
+def losses_of(ladders: Sequence[Ladder], widths: Sequence[int]) -> dict[int, int]:
+    """Return layer -> parameters that leave when every ladder goes down to a width.
+
+    The channels of experts that leave count with their expert alone.
+    """
+    with_expert = leaving_members(ladders, widths)
+    losses: dict[int, int] = {}
+    for ladder, width in zip(ladders, widths, strict=True):
+        if ladder.group.name not in with_expert:
+            layer = ladder.group.layer
+            losses[layer] = losses.get(layer, 0) + ladder.parameters_to(width)
+    return losses
 
 
 def _leaving_order(request: Request, group: GroupLayout) -> tuple[Ints | None, Floats | None]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.plan import PruningPlan
 from qpruner_core.domain.spec import PruningSpec
 from qpruner_core.errors import InfeasibleRatioError
-from qpruner_core.pruning.ladders import Ladder, ladders_of
+from qpruner_core.pruning.ladders import Ladder, ladders_of, leaving_members, losses_of
 from qpruner_core.pruning.request import Request, layer_losses, make_request
 from qpruner_core.pruning.uniform import smallest_uniform
 from qpruner_core.pruning.widths import protected_layers, ratios_by_hand
@@ -37,16 +37,10 @@ def plan_of(request: Request, ladders: Sequence[Ladder], widths: Sequence[int]) 
     Groups that leave with their layer or their expert are not named.
     """
     kept = dict(request.base.kept)
+    gone = leaving_members(ladders, widths) | request.removed_experts
     for ladder, width in zip(ladders, widths, strict=True):
         if width < ladder.group.n_units:
             kept[ladder.group.name] = ladder.kept(width)
-    gone = {
-        member
-        for group in request.layout.groups
-        if group.members and group.name in kept
-        for unit, member in enumerate(group.members)
-        if unit not in set(kept[group.name])
-    }
     names = [group.name for group in request.layout.groups]
     return PruningPlan(
         kept={name: kept[name] for name in names if name in kept and name not in gone},
@@ -61,28 +55,29 @@ def largest_ratio(layout: ModelLayout, spec: PruningSpec) -> float:
     One unit stays in every group. Where layers differ in size and some are to be dropped, it is
     that of dropping the last ones.
     """
-    return reach(make_request(layout, None, spec, None, None)).highest
+    request = make_request(layout, None, spec, None, None)
+    return reach(request, ladders_of(request)).highest
 
 
-def reach(request: Request) -> Reach:
+def reach(request: Request, ladders: Sequence[Ladder]) -> Reach:
     """Return the ratios that a request can ask for."""
     layout, spec = request.layout, request.spec
-    sizes = replace(request, scores=None)
-    ladders = ladders_of(sizes)
     if spec.shape == "uniform":
         widths = smallest_uniform(ladders)
     else:
         widths = [int(ladder.widths[-1]) for ladder in ladders]
     whole = layout.layer_parameters
-    losses = layer_losses(layout, plan_of(sizes, ladders, widths)).tolist()
+    losses = layer_losses(layout, request.base)
+    for layer, loss in losses_of(ladders, widths).items():
+        losses[layer] += loss
     by_hand = {
         layer: ratio
         for layer, ratio in ratios_by_hand(layout, spec).items()
         if layer not in request.dropped
     }
-    _check_by_hand(by_hand, losses, whole)
+    _check_by_hand(by_hand, losses.tolist(), whole)
     asked = sum(ratio * whole[layer] for layer, ratio in by_hand.items())
-    others = sum(loss for layer, loss in enumerate(losses) if layer not in by_hand)
+    others = sum(loss for layer, loss in enumerate(losses.tolist()) if layer not in by_hand)
     free = any(len(x.widths) > 1 and x.group.layer not in by_hand for x in ladders)
     return Reach(
         lowest=asked / sum(whole),
@@ -91,13 +86,13 @@ def reach(request: Request) -> Reach:
     )
 
 
-def check_reach(request: Request) -> Reach:
+def check_reach(request: Request, ladders: Sequence[Ladder]) -> Reach:
     """Return the ratios that can be asked for, or refuse the one that was.
 
     Raises:
         InfeasibleRatioError: With what can be reached.
     """
-    found, ratio = reach(request), request.spec.ratio
+    found, ratio = reach(request, ladders), request.spec.ratio
     if found.is_settled or found.lowest - _ROUNDING <= ratio <= found.highest + _ROUNDING:
         return found
     highest = math.floor(found.highest * 1e4 + _ROUNDING) / 1e4

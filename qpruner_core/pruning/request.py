@@ -42,6 +42,17 @@ class Request:
         }
         return PruningPlan(kept=kept, dropped_layers=tuple(sorted(self.dropped)))
 
+    @property
+    def removed_experts(self) -> set[str]:
+        """Experts that left whole in an earlier round."""
+        kept = self.removed.kept
+        return {
+            group.members[unit]
+            for group in self.layout.groups
+            if group.members and group.name in kept
+            for unit in set(range(group.n_units)) - set(kept[group.name])
+        }
+
     def gone(self, name: str, n_units: int) -> int:
         """Return how many units of a group left in an earlier round."""
         return n_units - len(self.removed.kept.get(name, range(n_units)))

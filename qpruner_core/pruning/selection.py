@@ -22,7 +22,7 @@ from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.plan import PruningPlan
 from qpruner_core.domain.spec import PruningSpec
 from qpruner_core.pruning.descent import Layers, descend
-from qpruner_core.pruning.ladders import Ladder, ladders_of
+from qpruner_core.pruning.ladders import Ladder, ladders_of, losses_of
 from qpruner_core.pruning.reach import check_reach, largest_ratio, plan_of
 from qpruner_core.pruning.remarks import remarks
 from qpruner_core.pruning.request import Request, Scores, layer_losses, make_request
@@ -75,8 +75,8 @@ def select(
     request = make_request(layout, scores, spec, layer_scores, removed)
     is_settled = False
     if spec.ratio > 0.0 or ratios_by_hand(layout, spec):
-        is_settled = check_reach(request).is_settled
         ladders = ladders_of(request)
+        is_settled = check_reach(request, ladders).is_settled
         plan = plan_of(request, ladders, _widths(request, ladders))
     else:
         plan = request.base
@@ -96,15 +96,16 @@ def _widths(request: Request, ladders: Sequence[Ladder]) -> list[int]:
     target = spec.ratio * int(layers.whole.sum())
     if spec.shape == "uniform":
         return uniform_widths(ladders, target - int(layers.gone.sum()))
-    found: dict[str, int] = {}
+    left = target - int(layers.gone.sum())
     by_hand = ratios_by_hand(layout, spec)
+    found: dict[str, int] = {}
     for layer, ratio in by_hand.items():
         own = [ladder for ladder in ladders if ladder.group.layer == layer]
         asked = ratio * int(layers.whole[layer]) - int(layers.gone[layer])
-        found |= _named(own, descend(own, layers, spec.scope, asked))
-    hand = plan_of(request, ladders, [found.get(x.group.name, int(x.widths[0])) for x in ladders])
+        widths = descend(own, layers, spec.scope, asked)
+        found |= _named(own, widths)
+        left -= sum(losses_of(own, widths).values())
     others = [ladder for ladder in ladders if ladder.group.layer not in by_hand]
-    left = target - int(layer_losses(layout, hand).sum())
     found |= _named(others, descend(others, layers, spec.scope, left))
     return [found[ladder.group.name] for ladder in ladders]
 
