@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import ClassVar
 
+from qpruner_core.domain.compression import CompressionOutcome
 from qpruner_core.domain.footprint import dense_bytes, parse_budget
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.metrics import Metrics
@@ -313,6 +314,8 @@ class RunRecord:
     """Wall time per finished step; seconds."""
     comparison: Comparison | None = None
     """Criteria measured side by side beside the line; emptied when the model is scored again."""
+    compressed: CompressionOutcome | None = None
+    """The model pruned and written layer by layer, beside the line."""
 
     @property
     def next_step(self) -> str | None:

@@ -125,6 +125,21 @@ class Jobs:
             )
         return self._start("compare", run_id, pruning=to_plain(spec))
 
+    def start_compress(self, run_id: str, spec: RunSpec) -> str:
+        """Ask to prune and write the run's model layer by layer, without loading it whole; return
+        the job's id.
+
+        One precision in ``spec.search.precisions`` is given to every Linear; of several, the
+        memory budget chooses. The outcome comes into the run's record; no slot of the line is
+        touched.
+
+        Raises:
+            BadInputError: There is no such run.
+            UnknownNameError: The spec names something that no catalogue entry carries.
+        """
+        check_spec(spec)
+        return self._start("compress", run_id, spec=to_plain(spec))
+
     def start_generate(self, run_id: str, prompt: str, trial: int | None = None) -> str:
         """Ask the original and the compressed model to go on from a prompt; return the job's id.
 
@@ -160,7 +175,8 @@ class Jobs:
         """Return what a finished job gave.
 
         Of *measure* that is the plain form of a `Trial`; of *generate* the texts ``prompt``,
-        ``original`` and ``compressed``; of the other kinds nothing.
+        ``original`` and ``compressed``; of *compress* ``path`` and ``size_bytes``; of the other
+        kinds nothing.
 
         Raises:
             BadInputError: There is no such job.

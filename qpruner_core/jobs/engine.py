@@ -44,7 +44,8 @@ class Job:
 
     job_id: str
     kind: str
-    """``"line"``, ``"finish"``, ``"measure"``, ``"compare"`` or ``"generate"``."""
+    """``"line"``, ``"finish"``, ``"measure"``, ``"compare"``, ``"compress"`` or
+    ``"generate"``."""
     run_id: str
     steps: tuple[str, ...]
     """The verbs of a line job, in order; *search* for finish; empty for the other kinds."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import torch
 
 from qpruner_core.catalog import CRITERIA, check_spec
+from qpruner_core.domain.compression import CompressionOutcome
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.progress import OnProgress, Progress, never, silent
@@ -36,6 +38,7 @@ from qpruner_core.pipeline.exporting import export_trial
 from qpruner_core.pipeline.materials import Materials, bytes_16_bit
 from qpruner_core.pipeline.samples import continue_text
 from qpruner_core.pipeline.searching import Searching
+from qpruner_core.pipeline.streaming import compress
 from qpruner_core.quantization.packing import pack_, packed_bytes
 from qpruner_core.quantization.sensitivity import measure as measure_sensitivities
 from qpruner_core.recovery.lora import recover
@@ -310,6 +313,22 @@ class Line:
             if self.should_stop():
                 break
             self.compare_one(criterion, compensation)
+
+    def compress(self, spec: RunSpec) -> CompressionOutcome:
+        """Prune and write the model layer by layer, whatever its size (see `streaming`).
+
+        Raises:
+            StoppedError: It was asked to stop between two layers.
+        """
+        self._leave_search()
+        self._materials.let_go()
+        out = spec.export.out
+        stem = f"layer-by-layer-{spec.export.format}"
+        folder = Path(out) if out else self._store.artifact_folder(self._run_id, stem)
+        device = self._materials.device
+        found = compress(spec, folder, device, self.on_progress, self.should_stop)
+        self._store.write(replace(self.record(), compressed=found))
+        return found
 
     def generate(self, prompt: str, trial: int | None) -> dict[str, str]:
         """Return what the original and the compressed model say after a prompt."""

@@ -166,6 +166,10 @@ class Materials:
         model = self.current()
         return build_suite(model.tokenizer, corpus, max_length=model.card.max_positions)
 
+    def let_go(self) -> None:
+        """Hold no model and no bank: what comes next needs the memory."""
+        self._forget()
+
     def _forget(self) -> None:
         """Let go of the model and its bank, so that their memory is free before the next load."""
         self._model = self._bank = None

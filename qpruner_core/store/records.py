@@ -246,6 +246,7 @@ class RunStore:
         check_plain(stem)
         named = {record.export.path} if record.export else set()
         named |= {record.recover.adapter} if record.recover else set()
+        named |= {record.compressed.path} if record.compressed else set()
         used = {Path(path).name for path in named}
         for old in parent.iterdir():
             if old.is_dir() and old.name not in used:

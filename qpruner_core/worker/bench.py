@@ -65,6 +65,9 @@ class RunsTheLine(Protocol):
     def compare_one(self, criterion: str, compensation: str) -> object:
         """Measure a row, unless it has been measured."""
 
+    def compress(self, spec: RunSpec) -> Any:
+        """Prune and write the model layer by layer; a `CompressionOutcome`."""
+
     def generate(self, prompt: str, trial: int | None) -> Any:
         """Return texts of the original and the compressed model."""
 

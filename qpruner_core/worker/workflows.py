@@ -13,6 +13,7 @@ from qpruner_core.domain.spec import PruningSpec, RunSpec
 from qpruner_core.jobs import BEGIN
 from qpruner_core.store.codec import from_plain, to_plain
 from qpruner_core.worker.bench import Bench, RunsTheLine
+from qpruner_core.worker.compressing import register_compress
 
 WORKFLOWS_VERSION = "1"
 """Raised when the order of a job's steps changes: jobs begun under another one are left alone."""
@@ -30,6 +31,7 @@ def register_jobs(bench: Bench) -> None:
     _register_finish(bench)
     _register_measure(bench)
     _register_compare(bench)
+    register_compress(bench)
     _register_generate(bench)
 
 

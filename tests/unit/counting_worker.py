@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.progress import Progress
 from qpruner_core.domain.record import STEPS, Trial
-from qpruner_core.errors import InfeasibleBudgetError
+from qpruner_core.errors import InfeasibleBudgetError, StoppedError
 from qpruner_core.worker import Place, serve
 from qpruner_core.worker.process import leave
 
@@ -85,6 +85,12 @@ class CountingLine:
 
     def compare_one(self, criterion, compensation):
         self._work(f"{criterion}-{compensation}", "prune")
+
+    def compress(self, spec):
+        self._work("compress", "export")
+        if self._should_stop():
+            raise StoppedError("Stopped.")
+        return SimpleNamespace(path=f"/{spec.pruning.ratio}", size_bytes=5)
 
     def generate(self, prompt, trial):
         return {"prompt": prompt, "original": prompt.upper(), "compressed": f"plan {trial}"}

@@ -558,3 +558,27 @@ def test_a_cancelled_comparison_stops_between_its_rows_and_can_be_resumed(place)
 def test_a_run_without_scores_is_not_compared(place):
     with pytest.raises(NotReadyError, match="Score it first"):
         place.jobs.start_compare(place.run(), PruningSpec())
+
+
+def test_compressing_layer_by_layer_is_a_job_that_says_where_the_folder_is(served):
+    run_id = served.run()
+    asked = replace(served.store.read(run_id).spec, pruning=PruningSpec(ratio=0.3))
+    job_id = served.jobs.start_compress(run_id, asked)
+    job = served.until_status(job_id, "done")
+    assert (job.kind, job.steps) == ("compress", ())
+    assert served.jobs.result(job_id) == {"path": "/0.3", "size_bytes": 5}
+
+
+def test_cancelled_compressing_begins_anew_when_it_is_resumed(place):
+    run_id = place.run()
+    place.file(run_id, "hold-compress").touch()
+    place.start()
+    job_id = place.jobs.start_compress(run_id, place.store.read(run_id).spec)
+    place.until_reached(run_id, "compress")
+    place.jobs.cancel(job_id)
+    until(lambda: place.lines(run_id, "ended.txt") == ["compress"], "the end of the step")
+    place.until_status(job_id, "cancelled")
+    place.file(run_id, "hold-compress").unlink()
+    place.jobs.resume(job_id)
+    place.until_status(job_id, "done")
+    assert place.lines(run_id, "begun.txt") == ["compress", "compress"]
