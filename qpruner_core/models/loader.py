@@ -29,6 +29,7 @@ from qpruner_core.inspection.cards import folder_card
 from qpruner_core.inspection.folders import read_config
 from qpruner_core.models.device import Device
 from qpruner_core.models.experts import split_experts_
+from qpruner_core.models.host_memory import available_bytes
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt")
 """Any of these makes a tokenizer; without them `transformers` would ask the hub."""
@@ -69,6 +70,7 @@ def load(spec: ModelSpec, device: Device) -> LoadedModel:
     check_code(spec, folder)
     tokenizer = load_tokenizer(spec, folder)
     check_tokenizer(tokenizer, card.layout)
+    check_fits(card, device)
     model = _load_weights(spec, folder, card, device)
     check_finite(model, spec.source)
     split_experts_(model, card.layout)
@@ -165,6 +167,29 @@ def check_code(spec: ModelSpec, folder: Path) -> None:
         )
 
 
+def check_fits(card: ModelCard, device: Device) -> None:
+    """Refuse a model whose weights alone are more than what is free.
+
+    Raises:
+        BadInputError: They are; the message names the way that holds one layer at a time.
+    """
+    if device.kind == "cpu":
+        free = available_bytes()
+    else:
+        free, _ = torch.cuda.mem_get_info(device.index)
+    if card.parameters * device.compute_dtype.itemsize > free:
+        raise _too_large(card, device, free)
+
+
+def _too_large(card: ModelCard, device: Device, free: int) -> BadInputError:
+    needed = card.parameters * device.compute_dtype.itemsize
+    return BadInputError(
+        f"The model does not fit: it needs {format_bytes(needed)} for its weights alone, but "
+        f"{device.name} has {format_bytes(free)} free. Prune and quantise it layer by layer with "
+        "'qpruner compress', close what else takes the memory, or choose a smaller model."
+    )
+
+
 def _load_weights(
     spec: ModelSpec, folder: Path, card: ModelCard, device: Device
 ) -> PreTrainedModel:
@@ -180,13 +205,8 @@ def _load_weights(
             **where,
         )
     except torch.OutOfMemoryError as error:
-        needed = card.parameters * device.compute_dtype.itemsize
         free, _ = torch.cuda.mem_get_info(device.index)
-        raise BadInputError(
-            f"The model needs {format_bytes(needed)} for its weights alone, but {device.name} has "
-            f"{format_bytes(free)} free. Close what else uses the card, or choose a larger card "
-            "or a smaller model."
-        ) from error
+        raise _too_large(card, device, free) from error
     missing = sorted(report["missing_keys"])
     if missing:
         raise BadInputError(

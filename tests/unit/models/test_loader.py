@@ -173,3 +173,11 @@ def test_a_card_that_is_too_small_is_said_in_bytes(tiny_folder, monkeypatch):
     card = Device(kind="cuda", index=0, name="Small Card", compute_dtype=torch.bfloat16)
     with pytest.raises(BadInputError, match=r"KiB.*Small Card has 3\.00 MiB free"):
         load(ModelSpec(source=str(tiny_folder)), card)
+
+
+def test_a_model_larger_than_the_memory_is_refused_with_the_way_that_fits(
+    tiny_folder, monkeypatch
+):
+    monkeypatch.setattr("qpruner_core.models.loader.available_bytes", lambda: 1000)
+    with pytest.raises(BadInputError, match=r"does not fit.*1000 B free.*'qpruner compress'"):
+        load(ModelSpec(source=str(tiny_folder)), pick_device("cpu"))
