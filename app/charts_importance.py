@@ -105,12 +105,20 @@ def agreement(correlation: pd.DataFrame) -> go.Figure:
                 (0.5, "rgba(148, 163, 184, 0.08)"),
                 (1.0, "rgba(16, 185, 129, 0.85)"),
             ],
-            text=[["" if np.isnan(v) else wording.correlation(v) for v in row] for row in values],
-            texttemplate="%{text}",
-            hovertemplate="%{y} and %{x}: %{text}<extra></extra>",
+            hovertemplate="%{y} and %{x}: %{z:.2f}<extra></extra>",
             xgap=2,
             ygap=2,
             showscale=False,
+        )
+    )
+    # Text of the heatmap itself is coloured for its scale without the ground that shines through.
+    made.add_trace(
+        go.Scatter(
+            x=names * len(names),
+            y=[name for name in names for _ in names],
+            text=["" if np.isnan(v) else wording.correlation(v) for v in values.ravel()],
+            mode="text",
+            hoverinfo="skip",
         )
     )
     made.update_yaxes(autorange="reversed", automargin=True, showgrid=False)

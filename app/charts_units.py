@@ -9,15 +9,15 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from app import palette
-from app.units import N_BINS, Panel
+from app.units import Panel
 
-LEAST_ROW, MOST_ROW = 11, 24
+LEAST_ROW, MOST_ROW = 11, 30
 """Pixels of a layer."""
 PLANNED_HEIGHT = 360
 """Pixels that the rows share as long as they stay between the two."""
 N_TICKS = 5
-WORDS_SHARE = 0.34
-"""Room for the words right of the rows, as a share of the widest layer."""
+CHARACTER_SHARE = 0.05
+"""Room for one character of the words right of the rows, as a share of the widest layer."""
 
 
 def kept_units(panels: Sequence[Panel], dropped: Sequence[int], n_layers: int) -> go.Figure:
@@ -32,14 +32,16 @@ def kept_units(panels: Sequence[Panel], dropped: Sequence[int], n_layers: int) -
         shared_yaxes=True,
         horizontal_spacing=0.04,
     )
+    made.update_annotations(font_size=13)
     for column, panel in enumerate(panels, start=1):
         made.add_trace(_cells(panel, row), row=1, col=column)
         made.add_trace(_words(panel, row), row=1, col=column)
         _mark_dropped(made, panel, dropped, column)
-        right = panel.edges[-1] * (1 + WORDS_SHARE)
+        longest = max(map(len, panel.words)) + 1
+        right = panel.edges[-1] * (1 + CHARACTER_SHARE * longest)
         ticks = _ticks(int(panel.edges[-1]))
         made.update_xaxes(
-            title=panel.unit,
+            title=panel.unit[:1].upper() + panel.unit[1:],
             range=[-0.5, right],
             tickvals=ticks,
             ticktext=[f"{tick:,}" for tick in ticks],
@@ -55,7 +57,7 @@ def kept_units(panels: Sequence[Panel], dropped: Sequence[int], n_layers: int) -
     )
     made.update_xaxes(showgrid=False, zeroline=False, tickangle=0)
     made.update_yaxes(range=[n_layers - 0.5, -0.5], showgrid=False, zeroline=False, ticks="")
-    made.update_yaxes(title="Decoder layer", dtick=1 if n_layers <= 24 else 4, row=1, col=1)
+    made.update_yaxes(title="Layer", dtick=1 if n_layers <= 24 else 4, row=1, col=1)
     return made
 
 
@@ -68,20 +70,25 @@ def _ticks(widest: int) -> list[int]:
 
 
 def _cells(panel: Panel, row: int) -> go.Heatmap:
-    few = len(panel.columns) < N_BINS // 2
-    return go.Heatmap(
-        z=np.round(panel.kept, 3),
+    made = go.Heatmap(
+        z=np.round(panel.kept, 3).astype(np.float32),
         x=panel.edges - 0.5,
-        customdata=np.broadcast_to(np.array(panel.columns), panel.kept.shape),
         colorscale=[(0.0, palette.REMOVED), (1.0, palette.TRIAL)],
         zmin=0.0,
         zmax=1.0,
         showscale=False,
-        xgap=2 if few else 0,
+        xgap=2 if panel.is_single else 0,
         ygap=2 if row > LEAST_ROW else 1,
         hoverongaps=False,
-        hovertemplate="layer %{y}, %{customdata}: %{z:.0%} kept<extra></extra>",
+        hovertemplate=f"layer %{{y}}, {panel.unit} %{{x}}: %{{z:.0%}} kept<extra></extra>",
     )
+    if not panel.is_single:
+        ends = np.stack([panel.edges[:-1], panel.edges[1:] - 1], axis=1).astype(np.int32)
+        # Numbers rather than words: they travel packed, and the slider redraws at every move.
+        made.customdata = np.broadcast_to(ends, (*panel.kept.shape, 2))
+        span = "%{customdata[0]} to %{customdata[1]}"
+        made.hovertemplate = f"layer %{{y}}, {panel.unit}s {span}: %{{z:.0%}} kept<extra></extra>"
+    return made
 
 
 def _words(panel: Panel, row: int) -> go.Scatter:

@@ -7,9 +7,8 @@ per kind, so that a slider can ask for it at every move.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,9 +36,12 @@ class Panel:
     """Share of the units of a layer and column that stays, shape (n_layers, n_columns); NaN where
     the layer has none."""
     words: tuple[str, ...]
-    """What is left of every layer, such as ``3 of 4``; empty for layers without such units."""
-    columns: tuple[str, ...]
-    """What a column holds, such as ``KV head 3``."""
+    """What is left of every layer, such as ``3/4``; empty for layers without such units."""
+
+    @property
+    def is_single(self) -> bool:
+        """Whether every column is one unit."""
+        return bool((np.diff(self.edges) == 1).all())
 
 
 def one(kind: str) -> str:
@@ -90,14 +92,13 @@ def _units(dense: ModelLayout, plan: PruningPlan, kind: str) -> Panel:
     for group in groups:
         stays = mask(group, plan)
         kept[group.layer] = _shares(stays, edges)
-        words[group.layer] = f"{np.count_nonzero(stays):,} of {len(stays):,}"
+        words[group.layer] = f"{np.count_nonzero(stays)}/{len(stays)}"
     return Panel(
         title=_title(kind),
         unit=one(kind),
         edges=edges,
         kept=kept,
         words=_with_dropped(words, plan),
-        columns=_names(edges, lambda first, last: _range(one(kind), KINDS[kind], first, last)),
     )
 
 
@@ -119,14 +120,13 @@ def _experts(dense: ModelLayout, plan: PruningPlan) -> Panel:
         kept[layer] = _shares(values, edges)
         stay = values[values > 0.0]
         inside = f", {100 * stay.mean():.0f} %" if len(stay) and stay.min() < 1.0 else ""
-        words[layer] = f"{len(stay)} of {len(values)}{inside}"
+        words[layer] = f"{len(stay)}/{len(values)}{inside}"
     return Panel(
-        title="Experts, shaded by the channels they keep" if channels else "Experts",
+        title="Experts, by channels kept" if channels else "Experts",
         unit="expert",
         edges=edges,
         kept=kept,
         words=_with_dropped(words, plan),
-        columns=_names(edges, lambda first, last: _range("expert", "experts", first, last)),
     )
 
 
@@ -142,14 +142,6 @@ def _shares(values: NDArray[np.generic], edges: Floats) -> Floats:
     shares = np.full(len(inside), np.nan)
     np.divide(np.diff(sums[ends]), inside, out=shares, where=inside > 0)
     return shares
-
-
-def _names(edges: Floats, name: Callable[[int, int], str]) -> tuple[str, ...]:
-    return tuple(name(int(first), int(end) - 1) for first, end in pairwise(edges))
-
-
-def _range(single: str, several: str, first: int, last: int) -> str:
-    return f"{single} {first}" if first == last else f"{several} {first:,} to {last:,}"
 
 
 def _title(kind: str) -> str:

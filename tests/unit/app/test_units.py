@@ -50,8 +50,8 @@ def test_a_removed_head_is_a_hole_at_its_place(dense):
     name = group(dense, 1, "kv_heads").name
     heads, _ = units.panels(dense, PruningPlan(kept={name: (0, 2, 3)}))
     np.testing.assert_array_equal(heads.kept[1], [1, 0, 1, 1])
-    assert heads.words == ("4 of 4", "3 of 4", "4 of 4")
-    assert heads.columns[1] == "KV head 1"
+    assert heads.words == ("4/4", "3/4", "4/4")
+    assert heads.is_single
 
 
 def test_a_column_of_many_channels_holds_their_kept_share(dense):
@@ -63,6 +63,7 @@ def test_a_column_of_many_channels_holds_their_kept_share(dense):
     expected = [stays[a:b].mean() for a, b in pairwise(edges)]
     np.testing.assert_allclose(channels.kept[0], expected)
     assert edges[-1] == 250
+    assert not channels.is_single
 
 
 def test_a_layer_that_leaves_whole_keeps_nothing_and_has_no_count(dense):
@@ -82,7 +83,7 @@ def test_experts_are_shaded_by_the_channels_they_keep(sparse):
     assert heads.title == "KV heads"
     np.testing.assert_allclose(experts.kept[0], [1.0, 0.5, 0.0, 1.0])
     np.testing.assert_allclose(experts.kept[1], 1.0)
-    assert experts.words[0] == "3 of 4, 83 %"
+    assert experts.words[0] == "3/4, 83 %"
 
 
 def test_a_family_without_heads_that_leave_has_one_panel():
