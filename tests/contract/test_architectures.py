@@ -204,8 +204,9 @@ def test_the_page_names_what_every_config_can_state():
         plain = {KINDS[kind] for kind in kinds & set(first.plain_kinds)}
         words = plain | ({"biases"} if first.plain_biases else set())
         assert set(can.strip().split(", ")) == words, name
-        rest = {*(KINDS[kind] for kind in kinds), "biases"} - words
-        assert {word for word in cannot.strip().split(", ") if word} == rest, name
+        lacks_some = not all(linear.has_bias for linear in first.linears)
+        rest = {KINDS[kind] for kind in kinds} | ({"biases"} if lacks_some else set())
+        assert {word for word in cannot.strip().split(", ") if word} == rest - words, name
         assert ("`hidden_size`" in why) == first.heads_divide_hidden, name
 
 
@@ -230,6 +231,9 @@ def test_the_page_shows_a_family_as_it_is():
         ({"qpruner_widths": {"model.layers.7.mlp": 4}}, "model.layers.7.mlp"),
         ({"qpruner_widths": {"model.layers.0.mlp": 0}}, "model.layers.0.mlp as 0"),
         ({"qpruner_widths": [4]}, "holds a list"),
+        ({"qpruner_biases": {"model.layers.0.mlp.up_proj": True}}, "a list of names"),
+        ({"qpruner_biases": [7]}, "a list of names"),
+        ({"qpruner_biases": ["model.layers.7.mlp.up_proj"]}, "model.layers.7.mlp.up_proj"),
     ],
 )
 def test_a_config_that_cannot_be_is_refused_with_a_sentence(change, words):

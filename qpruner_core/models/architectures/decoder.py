@@ -1,4 +1,4 @@
-"""What the families share: reading numbers from a config, building groups from projections.
+"""What the families share: building groups from projections, and telling widths back.
 
 A family is a `Decoder` with other names, defaults or blocks. Blocks are lists of `Part`: which
 entries of which Linear a unit owns; slices, parameters and shapes all follow from them.
@@ -20,50 +20,12 @@ from qpruner_core.domain.layout import (
 )
 from qpruner_core.errors import UnsupportedModelError
 from qpruner_core.models.architectures import Told
+from qpruner_core.models.architectures.shape import KEYS, Shape, positive, read_shape
 
-KEYS: Mapping[str, str] = {
-    "hidden": "hidden_size",
-    "layers": "num_hidden_layers",
-    "heads": "num_attention_heads",
-    "kv_heads": "num_key_value_heads",
-    "head_dim": "head_dim",
-    "mlp": "intermediate_size",
-    "vocab": "vocab_size",
-}
-"""What we call a number -> what most configs call it."""
+__all__ = ["KEYS", "LAYER_LISTS", "Block", "Decoder", "Part", "Shape", "positive"]
 
 LAYER_LISTS = ("layer_types", "mlp_layer_types", "no_rope_layers")
 """Config keys of lists with one entry per layer."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
-    """The numbers of a config that decide tensor shapes, defaults filled in."""
-
-    config: Mapping[str, Any]
-    """The whole config with the family's defaults."""
-    model_type: str
-    hidden: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    mlp: int
-    vocab: int
-    tied: bool
-    widths: Mapping[str, int]
-    """Group name -> units, where the config states a width of its own."""
-    biases: frozenset[str]
-    """Linears with a bias that the stock class does not build."""
-
-    @property
-    def query_rows(self) -> int:
-        """Rows of the query projection that one KV head takes with it."""
-        return self.heads // self.kv_heads * self.head_dim
-
-    def units(self, group: str, dense: int) -> int:
-        """Units of a group: its own width where the config states one."""
-        return self.widths.get(group, dense)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -343,34 +305,7 @@ class Decoder:
 
     def read(self, config: Mapping[str, Any]) -> Shape:
         """Read and check the numbers of a config; keys it leaves out get the family's default."""
-        family = str(config.get("model_type"))
-        filled = {**self.defaults.get(family, {}), **config}
-        number = {
-            name: positive(filled, self.keys[name])
-            for name in ("hidden", "layers", "heads", "mlp", "vocab")
-        }
-        heads = number["heads"]
-        kv_key, dim_key = self.keys["kv_heads"], self.keys["head_dim"]
-        kv_heads = heads if filled.get(kv_key) is None else positive(filled, kv_key)
-        if heads % kv_heads:
-            raise UnsupportedModelError(
-                f"The config states {heads} query heads and {kv_heads} KV heads, which do not "
-                "divide them. Every KV head must serve the same number of query heads; correct "
-                "config.json."
-            )
-        head_dim = (
-            number["hidden"] // heads if filled.get(dim_key) is None else positive(filled, dim_key)
-        )
-        return Shape(
-            config=filled,
-            model_type=family,
-            kv_heads=kv_heads,
-            head_dim=head_dim,
-            tied=bool(filled.get("tie_word_embeddings", False)),
-            widths=_stated_widths(config),
-            biases=frozenset(config.get(BIASES_KEY) or ()),
-            **number,
-        )
+        return read_shape(config, self.keys, self.defaults)
 
     def _check_names(
         self, shape: Shape, groups: Sequence[GroupLayout], linears: Sequence[LinearLayout]
@@ -386,28 +321,3 @@ class Decoder:
                     f"The config key {key!r} names {', '.join(map(repr, unknown))}, which a model "
                     f"of {shape.layers} layers does not have. Export the model again."
                 )
-
-
-def positive(config: Mapping[str, Any], key: str) -> int:
-    """Return a number of a config.
-
-    Raises:
-        UnsupportedModelError: It is missing, no whole number, or below 1.
-    """
-    value = config.get(key)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UnsupportedModelError(
-            f"The config states {key} as {value!r}, but a whole number of 1 or more is needed. "
-            "Check that config.json belongs to this model and is complete."
-        )
-    return value
-
-
-def _stated_widths(config: Mapping[str, Any]) -> dict[str, int]:
-    stated = config.get(WIDTHS_KEY) or {}
-    if not isinstance(stated, Mapping):
-        raise UnsupportedModelError(
-            f"The config key {WIDTHS_KEY!r} holds a {type(stated).__name__}, but a table of group "
-            "name -> units is needed. Export the model again."
-        )
-    return {name: positive(stated, name) for name in stated}
