@@ -164,7 +164,9 @@ def progress_bar(job: Job) -> None:
         st.progress(0.0, text="Starts")
         return
     left = wording.time_left(told.done, told.total, services.seconds_each(job))
-    named = doing or wording.STEP_TITLES.get(told.step, told.step)
+    step = wording.STEP_TITLES.get(told.step, told.step)
+    # Layer by layer one job makes several passes; a comparison counts its rows.
+    named = {"compare": doing, "compress": f"{doing}: {step}"}.get(job.kind, step)
     words = [
         f"**{named}** {told.done} of {told.total}",
         told.message,

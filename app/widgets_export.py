@@ -13,6 +13,7 @@ from app import downloads, forms_search, line, services, state, widgets, wording
 from app.glossary import tip
 from app.widgets import Figure
 from qpruner_core.catalog import EXPORTERS
+from qpruner_core.domain.compression import CompressionOutcome
 from qpruner_core.domain.record import ExportOutcome, RunRecord
 from qpruner_core.domain.spec import RunSpec
 from qpruner_core.errors import QPrunerError
@@ -76,11 +77,19 @@ def result(record: RunRecord, outcome: ExportOutcome) -> None:
             f"{outcome.max_logit_difference:.3g}. Do not use this export; export again, and "
             "report it if it stays."
         )
-    _download(record, outcome)
+    download(record, outcome.spec.format, outcome)
 
 
-def _download(record: RunRecord, outcome: ExportOutcome) -> None:
-    name = downloads.zip_name(record.run_id, outcome.spec.format)
+def download(record: RunRecord, kind: str, outcome: ExportOutcome | CompressionOutcome) -> None:
+    """Draw the link to a folder as one zip, and where it lies.
+
+    Args:
+        record: The run.
+        kind: The part of the zip's name that says what it is: a format, or
+            `downloads.LAYER_BY_LAYER`.
+        outcome: What was written.
+    """
+    name = downloads.zip_name(record.run_id, kind)
     try:
         folder = downloads.export_folder(services.store().home, record.run_id, name)
     except QPrunerError as error:

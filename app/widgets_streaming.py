@@ -6,7 +6,15 @@ from dataclasses import replace
 
 import streamlit as st
 
-from app import memory, services, widgets, wording, wording_pruning
+from app import (
+    downloads,
+    memory,
+    services,
+    widgets,
+    widgets_export,
+    wording,
+    wording_pruning,
+)
 from app.forms_pruning import Asked
 from app.glossary import tip
 from app.memory import Shortage
@@ -27,7 +35,8 @@ def panel(record: RunRecord, layout: ModelLayout, asked: Asked, *, busy: bool) -
     """
     lacks = memory.shortage(layout, services.jobs().workers())
     widgets.failed_beside(record, "compress")
-    with st.expander("Larger than memory", expanded=lacks is not None):
+    opened = lacks is not None or record.compressed is not None
+    with st.expander("Larger than memory", expanded=opened):
         _why(layout, lacks)
         criterion = _criterion(asked.pruning.criterion)
         search, export = _precision(record.spec.search, record.spec.export)
@@ -133,35 +142,40 @@ def _precision(search: SearchSpec, export: ExportSpec) -> tuple[SearchSpec, Expo
 
 
 def _done(record: RunRecord) -> None:
-    """Draw what the newest pass has written, when it was the run's last job."""
-    newest = services.newest_job(record.run_id)
-    if newest is None or newest.kind != "compress" or newest.status != "done":
+    """Draw what the newest pass has written."""
+    found = record.compressed
+    if found is None:
         return
-    told = services.jobs().result(newest.job_id)
+    st.subheader("Written layer by layer", anchor=False)
     widgets.figures(
         [
             Figure(
                 label="On disk",
-                value=wording.size(told["size_bytes"]),
+                value=wording.size(found.size_bytes),
                 term="disk_bytes",
                 origin=wording.MEASURED,
             ),
             Figure(
                 label="Parameters",
-                value=wording.count(told["parameters_after"]),
+                value=wording.count(found.parameters_after),
                 term="parameters",
-                origin=wording.MEASURED,
-                change=wording.percent_change(told["parameters_after"], told["parameters_before"]),
-                before=wording.count(told["parameters_before"]),
+                change=wording.percent_change(found.parameters_after, found.parameters_before),
+                before=wording.count(found.parameters_before),
             ),
             Figure(
                 label="Peak memory",
-                value=wording.size(told["peak_memory_bytes"]),
+                value=wording.size(found.peak_memory_bytes),
                 term="peak_memory",
                 origin=wording.MEASURED,
             ),
         ]
     )
-    st.success(f"Written to {told['path']}.")
-    for sentence in told.get("warnings", ()):
+    spec = found.spec.pruning
+    st.caption(
+        f"At {wording_pruning.asked(spec)}, by {wording_pruning.criterion(spec.criterion)}, in "
+        f"{wording.seconds(sum(found.seconds.values()))} on {found.device}. Neither this model "
+        "nor the original was evaluated."
+    )
+    for sentence in found.warnings:
         st.warning(sentence)
+    widgets_export.download(record, downloads.LAYER_BY_LAYER, found)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from qpruner_core.catalog import ARCHITECTURES, precision_formats
+from qpruner_core.domain.compression import CompressionOutcome
 from qpruner_core.domain.footprint import dense_bytes, plan_bytes
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.metrics import Metrics, TaskResult
@@ -209,6 +210,35 @@ def with_comparison(store: RunStore, record: RunRecord) -> RunRecord:
     )
     compared = Comparison(spec=PruningSpec(ratio=0.2), dense=metrics(1.21, 10**6), rows=rows)
     made = replace(record, comparison=compared)
+    store.write(made)
+    return made
+
+
+def with_compressed(store: RunStore, record: RunRecord, folder: Path) -> RunRecord:
+    """Return the run with its model pruned and written layer by layer into a folder."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    layout = record.load.layout
+    chosen = select(layout, None, record.spec.pruning)
+    written = CompressionOutcome(
+        spec=replace(record.spec, pruning=replace(record.spec.pruning, criterion="magnitude")),
+        path=str(folder),
+        pruning=chosen.plan,
+        layout=chosen.layout,
+        plan=PrecisionPlan.uniform(chosen.layout, "nf4"),
+        parameters_before=layout.parameters,
+        parameters_after=chosen.layout.parameters,
+        planned_bytes=2**20,
+        size_bytes=2**20,
+        largest_layer_bytes=10**6,
+        peak_memory_bytes=2**30,
+        device=DEVICE,
+        n_tokens=0,
+        files={"config.json": "0" * 64},
+        seconds={"score": 1.0, "export": 2.0},
+        warnings=("The precisions are predicted, not measured.",),
+    )
+    made = replace(record, compressed=written)
     store.write(made)
     return made
 

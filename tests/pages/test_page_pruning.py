@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import sample_home
+
 from app import wording
 from qpruner_core.domain.footprint import dense_bytes
 from qpruner_core.domain.progress import Progress
@@ -290,23 +292,25 @@ def test_layer_by_layer_a_budget_mixes_precisions(open_page, run_at, jobs):
     assert len(search.precisions) > 1
 
 
-def test_what_was_written_layer_by_layer_is_measured(open_page, run_at, jobs, said):
-    record = run_at("load")
-    job = jobs.add(record.run_id, "done", (), kind="compress")
-    jobs.answers[job.job_id] = {
-        "path": "/models/small",
-        "size_bytes": 2**20,
-        "parameters_before": 1000,
-        "parameters_after": 800,
-        "peak_memory_bytes": 2**30,
-        "warnings": ["The precisions are predicted, not measured."],
-    }
+def test_what_was_written_layer_by_layer_is_measured_and_can_be_downloaded(
+    open_page, run_at, store, said
+):
+    folder = store.home / "written"
+    record = sample_home.with_compressed(store, run_at("load"), folder)
     at = open_page("pruning", record)
     assert value(at, "On disk") == "1.00 MiB"
     assert value(at, "Peak memory") == "1.00 GiB"
-    assert "Written to /models/small." in said(at)
+    assert str(folder) in said(at)
     assert "predicted, not measured" in said(at)
-    assert all(metric.help for metric in at.metric)
+    assert at.get("download_button")
+
+
+def test_a_pass_layer_by_layer_says_which_one_it_is(open_page, run_at, jobs):
+    record = run_at("load")
+    told = Progress(step="score", done=3, total=12, message="layer by layer")
+    jobs.add(record.run_id, "running", (), kind="compress", progress=told, device="cpu")
+    at = open_page("pruning", record)
+    assert "Compress layer by layer: Score** 3 of 12" in at.get("progress")[0].proto.text
 
 
 def test_layer_by_layer_there_is_one_round(open_page, run_at, jobs):
