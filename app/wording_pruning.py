@@ -14,7 +14,8 @@ SHAPES = {
 SCOPES = {
     "per-layer": "Same share in every layer",
     "global": "Least important of all layers",
-    "balanced": "Least important of all layers, on one scale",
+    "balanced": "Least important against the mean of its layer",
+    "standardised": "Least important in deviations from its layer",
 }
 COMPENSATIONS = {"none": "none", "bias": "bias"}
 COMPENSATION_CHOICES = {

@@ -16,7 +16,7 @@ from qpruner_core.errors import BadInputError
 
 STRICT = {"extra": "forbid"}
 SHAPES = ("per-layer", "uniform")
-SCOPES = ("per-layer", "global", "balanced")
+SCOPES = ("per-layer", "global", "balanced", "standardised")
 COMPENSATIONS = ("none", "bias")
 TIES = ("layer", "block", "fused", "linear")
 OBJECTIVES = ("loss", "accuracy")
@@ -126,7 +126,8 @@ class PruningSpec:
     """Catalogue name of a unit criterion."""
     scope: str = "per-layer"
     """``"per-layer"``: every layer loses the same share; ``"global"``: the least important of all
-    layers; ``"balanced"``: the same, after the scores of each layer were brought to one scale.
+    layers; ``"balanced"``: the same, each score over the mean of its layer and kind;
+    ``"standardised"``: each score as (s - mean) / std of its layer and kind, as FLAP ranks.
     """
     shape: str = "per-layer"
     """``"per-layer"`` widths (best quality) or ``"uniform"`` widths (opens everywhere)."""

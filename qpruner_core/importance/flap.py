@@ -25,7 +25,7 @@ class FlapCriterion(OutputCriterion):
     do differently: the sum over tokens is not divided by their number, which changes nothing
     between units that see the same tokens and makes experts comparable; columns are summed over a
     KV head with its query heads as they are, where the authors' code squares those of attention
-    first. Scores are not standardised per layer here: that is the scope ``"balanced"`` of the
+    first. Scores are not standardised per layer here: that is the scope ``"standardised"`` of the
     selection.
     """
 

@@ -10,12 +10,16 @@ Going down one rung of a ladder is a step. The order of the steps is the scope:
 - ``global``: by score per parameter. The scores of the criteria are sums over the weights of a
   unit that stand for the loss its removal costs, so loss per parameter ranks units of every kind
   and layer against each other.
-- ``balanced``: by the standardised score (s - mean) / std, taken over the units that are left of
-  one layer and kind. As in FLAP (An et al., arXiv:2312.11983), heads and channels compete with
-  their standardised scores as they are, and their parameters count only towards the ratio. FLAP
-  standardises every channel of the attention output and averages over a head; criteria here score
-  a head as a whole, which is standardised among the heads of its layer, and where all scores are
-  equal every unit stands at the mean.
+- ``balanced``: by the relative score s / mean, the mean taken over the units that are left of one
+  layer and kind. A unit is weighed against the average unit of its own block, so that layers and
+  kinds whose scores differ in scale, as those of activations do, compete fairly: a block whose
+  worth sits in few units loses many, one whose units are alike loses few.
+- ``standardised``: by (s - mean) / std over the same units, as FLAP ranks (An et al.,
+  arXiv:2312.11983). FLAP standardises every channel of the attention output and averages over a
+  head; criteria here score a head as a whole, which is standardised among the heads of its layer.
+
+In the last two, heads and channels compete with their scores as they are, and their parameters
+count only towards the ratio; where all scores are equal, every unit stands at the mean.
 
 In the last two, widths below the multiple come after all others, so that no MLP is cut to a few
 channels while the ratio can be met without.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,17 +66,18 @@ class Ladder:
     def costs(self, scope: str) -> Floats:
         """Return what each step costs, shape (n_steps,), ascending.
 
-        In ``balanced`` scope the mean standardised score of the units that leave, else the sum of
-        their scores over their parameters.
+        In ``balanced`` and ``standardised`` scope the mean of the units that leave, each score on
+        the scale of its group (`RESCALED`); else the sum of their scores over their parameters.
         """
         n_steps = len(self.widths) - 1
         if self.ranked is None or n_steps == 0:
             return np.zeros(n_steps)
         first, last = (self.group.n_units - int(self.widths[i]) for i in (0, -1))
-        values = _standardised(self.ranked[first:]) if scope == "balanced" else self.ranked[first:]
+        left = self.ranked[first:]
+        values = RESCALED[scope](left) if scope in RESCALED else left
         starts = self.widths[0] - self.widths[:-1]
         sums = np.add.reduceat(values[: last - first], starts)
-        costs = sums / (self.sizes if scope == "balanced" else self.parameters)
+        costs = sums / (self.sizes if scope in RESCALED else self.parameters)
         # Rounding may break the order of equal means by one bit, and experts differ in price; a
         # step must not overtake its predecessor.
         return np.maximum.accumulate(costs)
@@ -243,11 +244,23 @@ def _checked(
     return values + np.float32(0.0)
 
 
-def _standardised(ranked: Floats) -> Floats:
-    """Return (s - mean) / std of ascending scores; zeros where all are equal.
+def _relative(ranked: Floats) -> Floats:
+    """Return s / mean of ascending scores; ones where all are equal, zeros included."""
+    if ranked[0] == ranked[-1]:
+        return np.ones_like(ranked)
+    return np.asarray(ranked / ranked.mean(), dtype=np.float64)
 
-    Computed on the ranked scores, so that it does not depend on how units are numbered.
-    """
+
+def _standardised(ranked: Floats) -> Floats:
+    """Return (s - mean) / std of ascending scores; zeros where all are equal."""
     if ranked[0] == ranked[-1]:
         return np.zeros_like(ranked)
     return np.asarray((ranked - ranked.mean()) / ranked.std(), dtype=np.float64)
+
+
+RESCALED: Mapping[str, Callable[[Floats], Floats]] = {
+    "balanced": _relative,
+    "standardised": _standardised,
+}
+"""Scope -> how the scores of a group are brought to one scale. Both are computed on the ranked
+scores, so that they do not depend on how units are numbered."""

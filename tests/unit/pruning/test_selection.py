@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -95,29 +96,43 @@ def test_balanced_scope_forgets_the_scale_of_layers_and_kinds():
     draw = np.random.default_rng(0)
     scores = {g.name: draw.random(g.n_units, np.float32) for g in layout.groups}
     scaled = {
-        name: (values * 2.0 ** draw.integers(-6, 6) + 1).astype(np.float64)
+        name: (values * 2.0 ** draw.integers(-6, 6)).astype(np.float64)
         for name, values in scores.items()
     }
-    spec = PruningSpec(ratio=0.3, scope="balanced")
-    assert select(layout, scaled, spec).plan == select(layout, scores, spec).plan
+    for scope in ("balanced", "standardised"):
+        spec = PruningSpec(ratio=0.3, scope=scope)
+        assert select(layout, scaled, spec).plan == select(layout, scores, spec).plan
     assert (
         select(layout, scaled, PruningSpec(ratio=0.3, scope="global")).plan
         != select(layout, scores, PruningSpec(ratio=0.3, scope="global")).plan
     )
 
 
-def test_balanced_scope_compares_standardised_scores_of_heads_and_channels():
+def test_balanced_scope_weighs_a_unit_against_the_mean_of_its_block():
+    layout = model(num_hidden_layers=1, intermediate_size=4)
+    heads, channels = layout.groups
+    scores = {
+        heads.name: np.array([8, 12, 10, 10], np.float32),  # the first at 0.8 of the mean
+        channels.name: np.array([1, 2, 3, 4], np.float32),  # the first at 0.4, the second at 0.8
+    }
+    spec = PruningSpec(ratio=2e-4 + channels.unit_parameters / layout.layer_parameters[0])
+    spec = replace(spec, scope="balanced", width_multiple=1)
+    assert select(layout, scores, spec).plan.kept == {channels.name: (1, 2, 3)}
+
+
+def test_standardised_scope_compares_heads_and_channels_in_deviations():
     layout = model(num_hidden_layers=1, intermediate_size=4)
     heads, channels = layout.groups
     scores = {
         heads.name: np.array([0, 10, 10, 10], np.float32),  # the first at -1.7 deviations
         channels.name: np.array([1, 2, 3, 4], np.float32),  # the first at -1.3
     }
-    spec = PruningSpec(ratio=heads.unit_parameters / layout.layer_parameters[0], scope="balanced")
+    ratio = heads.unit_parameters / layout.layer_parameters[0]
+    spec = PruningSpec(ratio=ratio, scope="standardised")
     assert select(layout, scores, spec).plan.kept == {heads.name: (1, 2, 3)}
 
 
-@pytest.mark.parametrize("scope", ["per-layer", "global", "balanced"])
+@pytest.mark.parametrize("scope", ["per-layer", "global", "balanced", "standardised"])
 def test_equal_scores_let_the_last_units_and_layers_go_first(scope):
     layout = model(num_hidden_layers=2)
     flat = {g.name: np.full(g.n_units, g.unit_parameters, np.float32) for g in layout.groups}
@@ -218,7 +233,7 @@ def test_negative_zero_ranks_like_zero():
     assert select(layout, negative, spec) == select(layout, zeros, spec)
 
 
-@pytest.mark.parametrize("scope", ["per-layer", "global", "balanced"])
+@pytest.mark.parametrize("scope", ["per-layer", "global", "balanced", "standardised"])
 @pytest.mark.parametrize(("multiple", "limit_s"), [(64, 0.035), (1, 0.090)])
 def test_a_7b_model_is_answered_fast_enough_for_a_slider(scope, multiple, limit_s):
     layout = build(LLAMA_7B)

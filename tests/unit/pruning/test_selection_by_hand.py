@@ -20,7 +20,7 @@ def lost(before, after):
     return [(whole - left) // STEP for whole, left in pairs]
 
 
-@pytest.mark.parametrize("scope", ["per-layer", "global", "balanced"])
+@pytest.mark.parametrize("scope", ["per-layer", "global", "balanced", "standardised"])
 def test_a_layer_loses_what_is_asked_by_hand_and_the_others_make_up_the_rest(scope):
     layout = model()
     spec = PruningSpec(ratio=0.2, scope=scope, layer_ratios={"5": 0.5, "6": 0.0})
@@ -156,7 +156,7 @@ def test_what_left_before_does_not_disturb_the_balance():
         channels.name: np.array([0, 0, 0, 0, 9.6, 9.7, 9.8, 9.9], np.float32),  # left: -1.3
     }
     gone = 4 * channels.unit_parameters + heads.unit_parameters
-    spec = PruningSpec(ratio=gone / layout.layer_parameters[0], scope="balanced")
+    spec = PruningSpec(ratio=gone / layout.layer_parameters[0], scope="standardised")
     plan = select(layout, scores, spec, removed=removed).plan
     assert plan.kept == {heads.name: (1, 2, 3), channels.name: (4, 5, 6, 7)}
 

@@ -25,7 +25,7 @@ def test_experts_stay_unless_they_are_among_the_kinds():
     assert share_removed(layout, left) == pytest.approx(0.4, abs=0.01)
 
 
-@pytest.mark.parametrize("scope", ["per-layer", "global", "balanced"])
+@pytest.mark.parametrize("scope", ["per-layer", "global", "balanced", "standardised"])
 @pytest.mark.parametrize("ratio", [0.2, 0.45, 0.7])
 def test_channels_of_experts_that_leave_do_not_count_again(scope, ratio):
     layout = experts()
