@@ -27,8 +27,11 @@ def continue_text(
 ) -> str:
     """Return the greedy continuation of a prompt, without the prompt itself."""
     device = next(model.parameters()).device
-    encoded = tokenizer(prompt, return_tensors="pt").to(device)
-    ids, mask = encoded["input_ids"], encoded["attention_mask"]
+    found = tokenizer(prompt)["input_ids"]
+    # A text of which the tokenizer knows nothing is no tokens at all, and a model needs one.
+    start = [tokenizer.bos_token_id or tokenizer.eos_token_id or 0]
+    ids = torch.tensor([found or start], device=device)
+    mask = torch.ones_like(ids)
     generated = model.generate(
         input_ids=ids,
         attention_mask=mask,
