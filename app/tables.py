@@ -229,6 +229,9 @@ def workers(found: Sequence[WorkerInfo]) -> pd.DataFrame:
             {
                 "Worker": each.name,
                 "Device": each.device,
+                "Memory": NOTHING
+                if each.memory_bytes is None
+                else wording.size(each.memory_bytes),
                 "Machine": each.host,
                 "Process": str(each.pid),
                 "Since": wording.day(each.since),

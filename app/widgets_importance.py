@@ -82,7 +82,7 @@ def units_panel(record: RunRecord, key: str, layer: int) -> None:
     kinds = tables_importance.MODULE_KINDS.get(module, ())
     if not kinds:
         st.subheader(f"Layer {layer}", anchor=False)
-        st.info("This row scores whole layers. Choose a row of attention or MLP to see its units.")
+        st.info("This row scores whole layers. Choose a row of a module to see its units.")
         return
     layout = record.load.layout if record.load is not None else None
     groups = [

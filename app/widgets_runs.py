@@ -112,7 +112,7 @@ def _removable(layout: ModelLayout) -> None:
     if n_experts:
         st.caption(f"Mixture of {n_experts} experts per sparse layer.", help=tip("experts"))
     kinds = [KINDS[kind] for kind in units.kinds_of(layout)]
-    st.caption(f"Pruning can remove {', '.join((*kinds, 'whole layers'))}.", help=tip("removable"))
+    st.caption(f"Pruning can remove {', '.join(kinds)} and whole layers.", help=tip("removable"))
 
 
 def failed_face(record: RunRecord) -> None:

@@ -173,8 +173,7 @@ def _done(record: RunRecord) -> None:
     spec = found.spec.pruning
     st.caption(
         f"At {wording_pruning.asked(spec)}, by {wording_pruning.criterion(spec.criterion)}, in "
-        f"{wording.seconds(sum(found.seconds.values()))} on {found.device}. Neither this model "
-        "nor the original was evaluated."
+        f"{wording.seconds(sum(found.seconds.values()))} on {found.device}."
     )
     for sentence in found.warnings:
         st.warning(sentence)

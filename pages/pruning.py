@@ -34,8 +34,7 @@ if form is not None:
 if record.prune is None:
     if job is None:
         st.info(
-            "Nothing is pruned yet. The figures above answer the slider from the model's headers "
-            "alone."
+            "Nothing is pruned yet. The figures above answer the slider before anything is cut."
         )
 else:
     widgets_pruning.result(record.prune, card.layout)

@@ -17,6 +17,21 @@ def test_workers_are_listed_with_their_devices(open_page, jobs):
     )
     at = open_page("jobs")
     assert at.dataframe[0].value.loc[0, "Device"] == "cpu"
+    assert at.dataframe[0].value.loc[0, "Memory"] == "-"
+
+
+def test_a_worker_that_says_its_memory_is_shown_with_it(open_page, jobs):
+    jobs.crew.append(
+        WorkerInfo(
+            name="atlas/cpu",
+            pid=7,
+            host="atlas",
+            device="cpu",
+            since="2026-01-01T00:00:00+00:00",
+            memory_bytes=2**34,
+        )
+    )
+    assert open_page("jobs").dataframe[0].value.loc[0, "Memory"] == "16.0 GiB"
 
 
 def test_a_running_job_is_stopped_from_here(open_page, run_at, jobs):
