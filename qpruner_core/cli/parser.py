@@ -139,6 +139,7 @@ def _compress(commands: _Commands) -> None:
     _model_options(parser)
     _data_options(parser)
     _compute_options(parser)
+    _criterion_options(parser)
     _prune_options(parser)
     _search_options(parser)
     compress_options(parser)
@@ -169,6 +170,10 @@ def _data_options(parser: argparse.ArgumentParser) -> None:
 
 def _score_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--criteria", help=f"comma-separated, of: {', '.join(CRITERIA.names())}")
+    _criterion_options(parser)
+
+
+def _criterion_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--criterion-option",
         action="append",

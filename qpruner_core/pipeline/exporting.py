@@ -20,12 +20,12 @@ from qpruner_core.domain.footprint import plan_bytes
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.record import FIRST_BY_HAND, ExportOutcome, RunRecord, Trial
-from qpruner_core.domain.spec import RunSpec
 from qpruner_core.errors import NotReadyError
 from qpruner_core.export import ExportFacts
 from qpruner_core.export.card import MANIFEST
 from qpruner_core.export.verify import reference_logits, reload_check, weight_file_bytes
 from qpruner_core.models.device import pick_device
+from qpruner_core.pipeline.asked import options_of
 from qpruner_core.pipeline.materials import Materials
 from qpruner_core.quantization.packing import pack_
 from qpruner_core.store.records import RunStore
@@ -125,66 +125,10 @@ def _command(record: RunRecord, trial: Trial) -> str:
     """
     if trial.number >= FIRST_BY_HAND:
         return ""
-    words = shlex.join(["qpruner", "run", *_options(record.spec)])
+    words = shlex.join(["qpruner", "run", *options_of(record.spec)])
     if record.search is not None and trial.number != record.search.chosen:
         words += f"\nqpruner export RUN_ID --trial={trial.number} --out=FOLDER"
     return words
-
-
-def _options(spec: RunSpec) -> list[str]:
-    default = RunSpec(model=spec.model)
-    options = {
-        "--model": (spec.model.source, None),
-        "--revision": (spec.model.revision, None),
-        "--calibration": (spec.data.calibration, default.data.calibration),
-        "--heldout": (spec.data.heldout, default.data.heldout),
-        "--training": (spec.data.training, default.data.training),
-        "--tasks": (spec.data.tasks, default.data.tasks),
-        "--sequence-length": (spec.data.sequence_length, default.data.sequence_length),
-        "--calibration-tokens": (spec.data.calibration_tokens, default.data.calibration_tokens),
-        "--heldout-tokens": (spec.data.heldout_tokens, default.data.heldout_tokens),
-        "--items-per-task": (spec.data.items_per_task, default.data.items_per_task),
-        "--criteria": (
-            ",".join(spec.importance.criteria),
-            ",".join(default.importance.criteria),
-        ),
-        "--pruning-ratio": (spec.pruning.ratio, None),
-        "--criterion": (spec.pruning.criterion, default.pruning.criterion),
-        "--scope": (spec.pruning.scope, default.pruning.scope),
-        "--shape": (spec.pruning.shape, default.pruning.shape),
-        "--pruning-kinds": (",".join(spec.pruning.kinds), ",".join(default.pruning.kinds)),
-        "--drop-layers": (spec.pruning.drop_layers, default.pruning.drop_layers),
-        "--pruning-iterations": (spec.pruning.iterations, default.pruning.iterations),
-        "--compensation": (spec.pruning.compensation, default.pruning.compensation),
-        "--protect-first": (spec.pruning.protect_first, None),
-        "--protect-last": (spec.pruning.protect_last, None),
-        "--width-multiple": (spec.pruning.width_multiple, default.pruning.width_multiple),
-        "--memory-budget": (spec.search.memory_budget, None),
-        "--precisions": (",".join(spec.search.precisions), ",".join(default.search.precisions)),
-        "--tie": (spec.search.tie, default.search.tie),
-        "--objective": (spec.search.objective, default.search.objective),
-        "--strategy": (spec.search.strategy, default.search.strategy),
-        "--trials": (spec.search.n_trials, None),
-        "--recovery-steps": (spec.recovery.steps, default.recovery.steps),
-        "--lora-rank": (spec.recovery.rank, default.recovery.rank),
-        "--learning-rate": (spec.recovery.learning_rate, default.recovery.learning_rate),
-        "--format": (spec.export.format, default.export.format),
-        "--seed": (spec.search.seed, None),
-    }
-    words = [
-        f"{option}={value}"
-        for option, (value, usual) in options.items()
-        if value is not None and value != usual
-    ]
-    words += [
-        f"--layer-ratio={layer}={ratio}" for layer, ratio in spec.pruning.layer_ratios.items()
-    ]
-    words += [
-        f"--criterion-option={criterion}.{name}={value}"
-        for criterion, options in spec.importance.options.items()
-        for name, value in options.items()
-    ]
-    return [*words, "--trust-remote-code"] if spec.model.trust_remote_code else words
 
 
 def _files(folder: Path) -> dict[str, str]:

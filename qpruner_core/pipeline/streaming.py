@@ -42,6 +42,7 @@ from qpruner_core.models.host_memory import keep_small, peak_resident_bytes, rel
 from qpruner_core.models.inputs import InputStats
 from qpruner_core.models.loader import check_tokenizer, load_tokenizer
 from qpruner_core.models.skeleton import Skeleton
+from qpruner_core.pipeline.asked import compress_command
 from qpruner_core.pipeline.streamed_scores import (
     Seen,
     Wanted,
@@ -271,6 +272,7 @@ class _Compression:
             pruning=decided.plan,
             plan=plan,
             notes=notes,
+            command=compress_command(self._spec),
         )
 
     def _write(

@@ -27,7 +27,7 @@ from qpruner_core.domain.record import (
     RunRecord,
 )
 from qpruner_core.domain.spec import ModelSpec, PruningSpec, RunSpec
-from qpruner_core.pipeline.exporting import _options
+from qpruner_core.pipeline.asked import options_of
 
 EVERYTHING = (
     "--pruning-ratio 0.3 --criterion magnitude --scope balanced --shape uniform "
@@ -77,7 +77,7 @@ def test_the_command_line_of_a_model_card_asks_for_the_same_again():
     options = {"magnitude": {"p": 1.0}}
     spec = RunSpec(model=ModelSpec(source="demo"), pruning=ASKED)
     spec = replace(spec, importance=replace(spec.importance, options=options))
-    again = run_spec(parsed(shlex.join(["run", *_options(spec)])))
+    again = run_spec(parsed(shlex.join(["run", *options_of(spec)])))
     assert again == spec
 
 

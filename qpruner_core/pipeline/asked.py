@@ -1,0 +1,91 @@
+"""What a spec asks for, as words of the command line: a card says how to make its model again."""
+
+from __future__ import annotations
+
+import shlex
+
+from qpruner_core.domain.spec import RunSpec
+
+_NOT_LAYER_BY_LAYER = (
+    "--model",
+    "--criteria",
+    "--objective",
+    "--strategy",
+    "--trials",
+    "--recovery-steps",
+    "--lora-rank",
+    "--learning-rate",
+    "--format",
+)
+"""Options that ``qpruner compress`` does not have, or asks in another way."""
+_OF_A_BUDGET = ("--memory-budget", "--precisions", "--tie")
+
+
+def options_of(spec: RunSpec) -> list[str]:
+    """Return the options of ``qpruner run`` that ask for a spec, default settings left out."""
+    default = RunSpec(model=spec.model)
+    options = {
+        "--model": (spec.model.source, None),
+        "--revision": (spec.model.revision, None),
+        "--calibration": (spec.data.calibration, default.data.calibration),
+        "--heldout": (spec.data.heldout, default.data.heldout),
+        "--training": (spec.data.training, default.data.training),
+        "--tasks": (spec.data.tasks, default.data.tasks),
+        "--sequence-length": (spec.data.sequence_length, default.data.sequence_length),
+        "--calibration-tokens": (spec.data.calibration_tokens, default.data.calibration_tokens),
+        "--heldout-tokens": (spec.data.heldout_tokens, default.data.heldout_tokens),
+        "--items-per-task": (spec.data.items_per_task, default.data.items_per_task),
+        "--criteria": (
+            ",".join(spec.importance.criteria),
+            ",".join(default.importance.criteria),
+        ),
+        "--pruning-ratio": (spec.pruning.ratio, None),
+        "--criterion": (spec.pruning.criterion, default.pruning.criterion),
+        "--scope": (spec.pruning.scope, default.pruning.scope),
+        "--shape": (spec.pruning.shape, default.pruning.shape),
+        "--pruning-kinds": (",".join(spec.pruning.kinds), ",".join(default.pruning.kinds)),
+        "--drop-layers": (spec.pruning.drop_layers, default.pruning.drop_layers),
+        "--pruning-iterations": (spec.pruning.iterations, default.pruning.iterations),
+        "--compensation": (spec.pruning.compensation, default.pruning.compensation),
+        "--protect-first": (spec.pruning.protect_first, None),
+        "--protect-last": (spec.pruning.protect_last, None),
+        "--width-multiple": (spec.pruning.width_multiple, default.pruning.width_multiple),
+        "--memory-budget": (spec.search.memory_budget, None),
+        "--precisions": (",".join(spec.search.precisions), ",".join(default.search.precisions)),
+        "--tie": (spec.search.tie, default.search.tie),
+        "--objective": (spec.search.objective, default.search.objective),
+        "--strategy": (spec.search.strategy, default.search.strategy),
+        "--trials": (spec.search.n_trials, None),
+        "--recovery-steps": (spec.recovery.steps, default.recovery.steps),
+        "--lora-rank": (spec.recovery.rank, default.recovery.rank),
+        "--learning-rate": (spec.recovery.learning_rate, default.recovery.learning_rate),
+        "--format": (spec.export.format, default.export.format),
+        "--seed": (spec.search.seed, None),
+    }
+    words = [
+        f"{option}={value}"
+        for option, (value, usual) in options.items()
+        if value is not None and value != usual
+    ]
+    words += [
+        f"--layer-ratio={layer}={ratio}" for layer, ratio in spec.pruning.layer_ratios.items()
+    ]
+    words += [
+        f"--criterion-option={criterion}.{name}={value}"
+        for criterion, options in spec.importance.options.items()
+        for name, value in options.items()
+    ]
+    return [*words, "--trust-remote-code"] if spec.model.trust_remote_code else words
+
+
+def compress_command(spec: RunSpec) -> str:
+    """Return the command line that compresses layer by layer what a spec asks for."""
+    precision = spec.search.precisions
+    left_out: tuple[str, ...] = _NOT_LAYER_BY_LAYER
+    chosen: list[str] = []
+    if spec.export.format == "hf_16bit":
+        precision = ("bf16",)
+    if len(precision) == 1:
+        left_out, chosen = (*left_out, *_OF_A_BUDGET), [f"--precision={precision[0]}"]
+    kept = [word for word in options_of(spec) if word.partition("=")[0] not in left_out]
+    return shlex.join(["qpruner", "compress", spec.model.source, *kept, *chosen, "--out=FOLDER"])
