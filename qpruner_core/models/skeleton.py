@@ -23,10 +23,10 @@ from qpruner_core.errors import BadInputError, UnsupportedModelError
 from qpruner_core.inspection import model_folder
 from qpruner_core.inspection.cards import folder_card
 from qpruner_core.models.device import Device
+from qpruner_core.models.experts import split_experts_
 from qpruner_core.models.loader import check_code
 from qpruner_core.models.shards import Shards
 
-_EXPERTS = ("experts", "expert_channels")
 _WIDE = ("F32", "F64")
 
 
@@ -35,7 +35,7 @@ class Skeleton:
 
     Raises:
         ModelNotFoundError, UnsupportedModelError, BadInputError, HubUnreachableError: As
-            `models.loader.load`; mixtures of experts are refused.
+            `models.loader.load`; experts that lie fused on disk are refused.
     """
 
     def __init__(self, spec: ModelSpec, device: Device) -> None:
@@ -44,9 +44,10 @@ class Skeleton:
         self.layout: ModelLayout = self.card.layout
         self.device = device
         check_code(spec, self.folder)
-        _refuse_experts(self.layout)
         self.shards = Shards(self.folder)
         self.model: Any = _empty_model(spec, self.folder, device.compute_dtype)
+        split_experts_(self.model, self.layout)
+        self._refuse_fused_experts()
         self._fill_constants()
 
     @property
@@ -174,6 +175,20 @@ class Skeleton:
             for table, leaf, nothing in empty:
                 table[leaf] = nothing
 
+    def _refuse_fused_experts(self) -> None:
+        """Refuse a folder that holds all experts of a layer in one tensor, of which no part can
+        be read under its name.
+        """
+        experts = [group for group in self.layout.groups if group.kind == "expert_channels"]
+        names = [part.tensor for group in experts for part in group.slices]
+        if names and all(self.source(name) not in self.shards for name in names):
+            raise UnsupportedModelError(
+                f"The experts of {str(self.folder)!r} lie fused, all of a layer in one tensor, "
+                "but layers are read expert by expert here. Save the model with save_pretrained, "
+                "which takes them apart, or compress it with 'qpruner run' on a machine that "
+                "holds it."
+            )
+
     def _fill_constants(self) -> None:
         """Compute what no checkpoint stores, such as the frequencies of rotary positions, by the
         rule of the class.
@@ -206,12 +221,3 @@ def _empty_model(spec: ModelSpec, folder: Path, dtype: torch.dtype) -> Any:
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     return model.eval()
-
-
-def _refuse_experts(layout: ModelLayout) -> None:
-    if any(group.kind in _EXPERTS for group in layout.groups):
-        raise UnsupportedModelError(
-            f"The model is a mixture of experts ({layout.model_type}), whose layers cannot be "
-            "read one by one yet. Compress it with 'qpruner run' on a machine that holds it, or "
-            "choose a dense model."
-        )

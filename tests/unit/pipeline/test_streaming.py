@@ -292,15 +292,17 @@ def test_a_weight_that_is_not_finite_is_named(make: Any, tmp_path: Path) -> None
         compress(spec, tmp_path / "out", pick_device("cpu"))
 
 
-def test_mixtures_of_experts_are_refused_with_a_sentence(
+def test_experts_that_lie_fused_on_disk_are_refused_with_a_sentence(
     tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     from transformers import MixtralConfig, MixtralForCausalLM
 
     sizes = {**SHAPE, "num_hidden_layers": 1, "num_local_experts": 2, "num_experts_per_tok": 1}
-    MixtralForCausalLM(MixtralConfig(**sizes)).save_pretrained(tmp_path / "moe")
+    MixtralForCausalLM(MixtralConfig(**sizes)).save_pretrained(
+        tmp_path / "moe", save_original_format=False
+    )
     tiny_tokenizer.save_pretrained(tmp_path / "moe")
-    with pytest.raises(UnsupportedModelError, match="mixture of experts"):
+    with pytest.raises(UnsupportedModelError, match="lie fused"):
         Skeleton(ModelSpec(source=str(tmp_path / "moe")), pick_device("cpu"))
 
 
