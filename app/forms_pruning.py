@@ -129,29 +129,8 @@ def _more(
     record: RunRecord, asked: PruningSpec, layout: ModelLayout
 ) -> tuple[PruningSpec, dict[str, OptionValue]]:
     """Ask for what has a good default, and for the options of the criterion."""
-    present = units.kinds_of(layout)
-    chosen = st.pills(
-        "Units that may leave",
-        present,
-        selection_mode="multi",
-        default=[kind for kind in present if kind in asked.kinds],
-        format_func=wording_pruning.kind,
-        help=tip("kinds"),
-        key="prune/kinds",
-        wrap=True,
-    )
-    left, right = st.columns(2)
-    drop = left.number_input(
-        "Whole layers to drop",
-        0,
-        max(0, layout.n_layers - 1),
-        min(asked.drop_layers, layout.n_layers - 1),
-        help=tip("drop_layers"),
-        key="prune/drop_layers",
-    )
-    rounds = right.number_input(
-        "Rounds", 1, MOST_ROUNDS, asked.iterations, help=tip("iterations"), key="prune/rounds"
-    )
+    asked = replace(asked, kinds=_kinds_field(asked, layout))
+    asked = _depth_fields(asked, layout.n_layers)
     compensation = _choice(
         "Compensation",
         COMPENSATIONS,
@@ -169,22 +148,56 @@ def _more(
     )
     first, last = _protected_fields(asked, layout.n_layers)
     ratios = _ratios_by_hand(asked, layout.n_layers)
-    options = _criterion_options(record, asked.criterion)
-    # A kind that this model lacks stays as it was: it takes no part.
-    lacking = set(asked.kinds) - set(present) if chosen else set()
-    kinds = (kind for kind in KINDS if kind in lacking.union(chosen))
     more = replace(
         asked,
-        kinds=tuple(kinds),
-        drop_layers=int(drop),
-        iterations=int(rounds),
         compensation=compensation,
         width_multiple=int(multiple),
         protect_first=first,
         protect_last=last,
         layer_ratios=ratios,
     )
-    return more, options
+    return more, _criterion_options(record, asked.criterion)
+
+
+def _kinds_field(asked: PruningSpec, layout: ModelLayout) -> tuple[str, ...]:
+    """Ask which units may leave, among those that the model has."""
+    present = units.kinds_of(layout)
+    chosen = st.pills(
+        "Units that may leave",
+        present,
+        selection_mode="multi",
+        default=[kind for kind in present if kind in asked.kinds],
+        format_func=wording_pruning.kind,
+        help=tip("kinds"),
+        key="prune/kinds",
+        wrap=True,
+    )
+    # A kind that this model lacks stays as it was: it takes no part.
+    lacking = set(asked.kinds) - set(present) if chosen else set()
+    return tuple(kind for kind in KINDS if kind in lacking.union(chosen))
+
+
+def _depth_fields(asked: PruningSpec, n_layers: int) -> PruningSpec:
+    """Ask how many layers leave whole, and in how many rounds all of it leaves."""
+    left, right = st.columns(2)
+    most = max(0, n_layers - 1)
+    drop = left.number_input(
+        "Whole layers to drop",
+        0,
+        most,
+        min(asked.drop_layers, most),
+        help=tip("drop_layers"),
+        key="prune/drop_layers",
+    )
+    rounds = right.number_input(
+        "Rounds",
+        1,
+        max(MOST_ROUNDS, asked.iterations),
+        asked.iterations,
+        help=tip("iterations"),
+        key="prune/rounds",
+    )
+    return replace(asked, drop_layers=int(drop), iterations=int(rounds))
 
 
 def _protected_fields(spec: PruningSpec, n_layers: int) -> tuple[int | None, int | None]:
