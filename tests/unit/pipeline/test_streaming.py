@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,10 @@ from transformers import (
 )
 
 from qpruner_core.catalog import EXPORTERS
+from qpruner_core.cli.compress import compress_spec
+from qpruner_core.cli.parser import build_parser
 from qpruner_core.data import load_corpus
+from qpruner_core.domain.layout import opens_plainly
 from qpruner_core.domain.progress import Progress
 from qpruner_core.domain.spec import (
     DataSpec,
@@ -230,6 +234,41 @@ def test_the_tokenizer_travels_and_calibration_is_that_of_the_line(
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     known = load_corpus(spec.data, tokenizer).calibration
     assert torch.equal(streaming.calibration_ids(spec.data, tokenizer), known)
+
+
+def test_the_card_says_the_command_that_asks_for_the_same(make: Any, tmp_path: Path) -> None:
+    changes = {"drop_layers": 1, "scope": "global"}
+    spec = make()
+    spec = replace(spec, pruning=replace(spec.pruning, **changes))
+    compress(spec, tmp_path / "out", pick_device("cpu"))
+    command = json.loads((tmp_path / "out" / "qpruner.json").read_text())["command"]
+    words = shlex.split(command)
+    assert words[0] == "qpruner"
+    arguments = build_parser().parse_args(words[1:])
+    again = compress_spec(arguments)
+    for part in ("model", "pruning"):
+        assert getattr(again, part) == getattr(spec, part)
+    assert again.search.precisions == spec.search.precisions
+    assert again.data.calibration_tokens == spec.data.calibration_tokens
+
+
+def test_a_pruned_checkpoint_can_be_compressed_again(
+    make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "c"))
+    monkeypatch.syspath_prepend(str(tmp_path / "c"))
+    spec = make(export=ExportSpec(format="hf_16bit"))
+    spec = replace(spec, pruning=replace(spec.pruning, scope="global"))
+    first = compress(spec, tmp_path / "first", pick_device("cpu"))
+    assert not opens_plainly(first.layout)
+    model = ModelSpec(source=str(tmp_path / "first"), trust_remote_code=True)
+    again = replace(
+        spec, model=model, search=SearchSpec(precisions=("int8",)), export=ExportSpec()
+    )
+    outcome = compress(again, tmp_path / "second", pick_device("cpu"))
+    assert outcome.parameters_before == first.parameters_after
+    in_memory(again, outcome.plan, tmp_path / "memory")
+    assert_same_folder(tmp_path / "second", tmp_path / "memory")
 
 
 def test_a_criterion_of_gradients_is_refused_with_what_fits(make: Any, tmp_path: Path) -> None:
