@@ -34,7 +34,13 @@ def spec(tiny_config, request):
         model=ModelSpec(source=str(folder)),
         data=data,
         importance=ImportanceSpec(criteria=("magnitude", "mutual_information")),
-        pruning=PruningSpec(ratio=0.25, criterion="magnitude", protect_first=0, protect_last=1),
+        pruning=PruningSpec(
+            ratio=0.25,
+            criterion="magnitude",
+            scope="per-layer",
+            protect_first=0,
+            protect_last=1,
+        ),
         search=SearchSpec(memory_budget="0.9", n_trials=N_TRIALS, tie="linear", strategy="random"),
     )
 

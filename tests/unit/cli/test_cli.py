@@ -33,7 +33,8 @@ def line(tiny_folder, tiny_data, tmp_path):
         *shlex.split("--sequence-length 16 --calibration-tokens 256 --heldout-tokens 256"),
         *shlex.split("--items-per-task 4 --criteria magnitude --criterion magnitude"),
         *shlex.split(
-            "--pruning-ratio 0.25 --protect-first 0 --protect-last 1 --memory-budget 0.9"
+            "--pruning-ratio 0.25 --scope per-layer --protect-first 0 --protect-last 1 "
+            "--memory-budget 0.9"
         ),
         *shlex.split("--trials 2 --strategy random --recovery-steps 2 --lora-rank 2"),
     ]

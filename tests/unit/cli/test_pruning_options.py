@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 
@@ -30,7 +30,7 @@ from qpruner_core.domain.spec import ModelSpec, PruningSpec, RunSpec
 from qpruner_core.pipeline.asked import options_of
 
 EVERYTHING = (
-    "--pruning-ratio 0.3 --criterion magnitude --scope balanced --shape uniform "
+    "--pruning-ratio 0.3 --criterion magnitude --scope global --shape uniform "
     "--pruning-kinds mlp_channels,experts --layer-ratio 3=0.5 --layer-ratio 10=0.25 "
     "--drop-layers 2 --pruning-iterations 4 --compensation bias --protect-first 1 "
     "--protect-last 0 --width-multiple 32"
@@ -38,7 +38,7 @@ EVERYTHING = (
 ASKED = PruningSpec(
     ratio=0.3,
     criterion="magnitude",
-    scope="balanced",
+    scope="global",
     shape="uniform",
     kinds=("mlp_channels", "experts"),
     layer_ratios={"3": 0.5, "10": 0.25},
@@ -57,9 +57,18 @@ def parsed(words: str):
 
 def test_every_field_of_a_pruning_can_be_given():
     assert run_spec(parsed(f"run {EVERYTHING}")).pruning == ASKED
-    usual = PruningSpec()
-    same = [f.name for f in fields(usual) if getattr(usual, f.name) == getattr(ASKED, f.name)]
-    assert same == []
+    # Each of them comes from its option: without any, another one stays as it was.
+    other = PruningSpec(
+        ratio=0.1,
+        criterion="random",
+        kinds=("kv_heads",),
+        protect_first=3,
+        protect_last=3,
+        width_multiple=8,
+    )
+    spec = RunSpec(model=ModelSpec(source="demo"), pruning=other)
+    assert overlay(spec, parsed(f"prune RUN {EVERYTHING}")).pruning == ASKED
+    assert overlay(spec, parsed("prune RUN")).pruning == other
 
 
 def test_what_is_not_given_stays_as_the_run_has_it():

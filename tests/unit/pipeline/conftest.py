@@ -33,7 +33,9 @@ def deep_spec(tiny_config: LlamaConfig, request: pytest.FixtureRequest) -> RunSp
         model=ModelSpec(source=str(folder)),
         data=data,
         importance=ImportanceSpec(criteria=("magnitude", "wanda")),
-        pruning=PruningSpec(ratio=0.4, criterion="wanda", protect_first=0, protect_last=0),
+        pruning=PruningSpec(
+            ratio=0.4, criterion="wanda", scope="per-layer", protect_first=0, protect_last=0
+        ),
         search=SearchSpec(
             memory_budget="0.9", n_trials=2, strategy="random", precisions=("int8", "bf16")
         ),

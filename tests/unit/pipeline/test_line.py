@@ -43,7 +43,13 @@ def spec(tiny_folder: Path, tiny_data: DataSpec) -> RunSpec:
         model=ModelSpec(source=str(tiny_folder)),
         data=tiny_data,
         importance=ImportanceSpec(criteria=("magnitude", "mutual_information")),
-        pruning=PruningSpec(ratio=0.25, criterion="magnitude", protect_first=0, protect_last=1),
+        pruning=PruningSpec(
+            ratio=0.25,
+            criterion="magnitude",
+            scope="per-layer",
+            protect_first=0,
+            protect_last=1,
+        ),
         search=SearchSpec(memory_budget="0.9", n_trials=3, strategy="random"),
         recovery=RecoverySpec(steps=3, rank=2, batch_size=2, sequence_length=16),
     )
