@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
+
 import plotly.graph_objects as go
 
 from app import charts_base, palette
 from qpruner_core.catalog import PRECISIONS, precision_formats
 from qpruner_core.domain.footprint import format_bytes
-from qpruner_core.domain.layout import ModelLayout
+from qpruner_core.domain.layout import LinearLayout, ModelLayout
 from qpruner_core.domain.plan import PrecisionPlan
 
 N_NAMED_LAYERS = 16
 """Up to so many layers every cell also spells its precision."""
 
+Cells = dict[tuple[int, str], list[LinearLayout]]
+"""Layer and row of the map -> its Linears: one, or those that all experts have."""
+
 
 def layer_map(layout: ModelLayout, plan: PrecisionPlan) -> go.Figure:
     """Return layers across and Linears down, one colour per precision; names in the cells where
-    they fit.
+    they fit. The experts of a layer share a cell, in the colour that most of them have.
     """
-    roles = list(dict.fromkeys(linear.role for linear in layout.linears))
-    names = [name for name in PRECISIONS.names() if name in set(plan.precisions.values())]
-    formats = precision_formats()
-    made = charts_base.figure(64 + 30 * len(roles))
-    cells = {(linear.layer, linear.role): linear for linear in layout.linears}
-    for name in names:
-        mine = [linear for linear in cells.values() if plan.precisions.get(linear.name) == name]
+    cells = _cells(layout)
+    rows = list(dict.fromkeys(row for _, row in cells))
+    most = {key: _most_common(linears, plan) for key, linears in cells.items()}
+    made = charts_base.figure(64 + 30 * len(rows))
+    for name in (name for name in PRECISIONS.names() if name in set(most.values())):
+        mine = [key for key in cells if most[key] == name]
         title = PRECISIONS.entry(name).title
         made.add_trace(
             go.Bar(
-                x=[linear.layer for linear in mine],
+                x=[layer for layer, _ in mine],
                 y=[0.86] * len(mine),
-                base=[roles.index(linear.role) - 0.43 for linear in mine],
+                base=[rows.index(row) - 0.43 for _, row in mine],
                 width=0.9,
                 name=title,
                 marker={"color": palette.precision_colour(name), "line": {"width": 0}},
@@ -39,11 +44,7 @@ def layer_map(layout: ModelLayout, plan: PrecisionPlan) -> go.Figure:
                 insidetextanchor="middle",
                 textangle=0,
                 textfont={"color": "white", "size": 11},
-                hovertext=[
-                    f"layer {linear.layer}, {linear.role}: {title}<br>{linear.out_features} x "
-                    f"{linear.in_features}, {format_bytes(formats[name].linear_bytes(linear))}"
-                    for linear in mine
-                ],
+                hovertext=[_words(key, cells[key], plan) for key in mine],
                 hoverinfo="text",
             )
         )
@@ -56,11 +57,49 @@ def layer_map(layout: ModelLayout, plan: PrecisionPlan) -> go.Figure:
         zeroline=False,
     )
     made.update_yaxes(
-        tickvals=list(range(len(roles))),
-        ticktext=roles,
-        range=[len(roles) - 0.5, -0.5],
+        tickvals=list(range(len(rows))),
+        ticktext=rows,
+        range=[len(rows) - 0.5, -0.5],
         showgrid=False,
         zeroline=False,
         automargin=True,
     )
     return made
+
+
+def _cells(layout: ModelLayout) -> Cells:
+    """Return the cells of the map; a role that attention and MLP both have names its block."""
+    blocks: dict[str, set[str]] = {}
+    for linear in layout.linears:
+        blocks.setdefault(linear.role, set()).add(linear.block)
+    cells: Cells = {}
+    for linear in layout.linears:
+        shared = len(blocks[linear.role]) > 1
+        row = f"{linear.block} {linear.role}" if shared else linear.role
+        cells.setdefault((linear.layer, row), []).append(linear)
+    return cells
+
+
+def _precisions(linears: Iterable[LinearLayout], plan: PrecisionPlan) -> Counter[str]:
+    found = (plan.precisions.get(linear.name) for linear in linears)
+    return Counter(name for name in found if name is not None)
+
+
+def _most_common(linears: Iterable[LinearLayout], plan: PrecisionPlan) -> str:
+    """Return the most frequent precision; empty where the plan names none of the Linears."""
+    counts = _precisions(linears, plan).most_common(1)
+    return counts[0][0] if counts else ""
+
+
+def _words(key: tuple[int, str], linears: list[LinearLayout], plan: PrecisionPlan) -> str:
+    """Return what a person reads over a cell."""
+    formats = precision_formats()
+    counts = _precisions(linears, plan)
+    size = sum(formats[plan.precisions[linear.name]].linear_bytes(linear) for linear in linears)
+    titles = [PRECISIONS.entry(name).title for name in counts]
+    if len(linears) == 1:
+        what = f"{linears[0].out_features} x {linears[0].in_features}"
+    else:
+        titles = [f"{title} in {n}" for title, n in zip(titles, counts.values(), strict=True)]
+        what = f"{len(linears)} experts"
+    return f"layer {key[0]}, {key[1]}: {', '.join(titles)}<br>{what}, {format_bytes(size)}"

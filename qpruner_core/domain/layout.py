@@ -8,7 +8,7 @@ surgery, so the three cannot disagree about what a unit is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -192,12 +192,13 @@ class ModelLayout:
         Layers and experts that stay are numbered anew, without gaps.
         """
         new_name = Renaming(self, plan)
+        bare = {linear.name for linear in self.linears if not linear.has_bias} & set(plan.biases)
         gone: dict[tuple[str, int], int] = {}
         groups = []
         for group in self.groups:
             kept = plan.kept.get(group.name, range(group.n_units))
             if new_name(group.name) is not None:
-                groups.append(_with_units(group, tuple(kept)))
+                groups.append(_with_biases(_with_units(group, tuple(kept)), bare))
             for part in group.slices:
                 key = (part.tensor, part.axis)
                 gone[key] = gone.get(key, 0) + (group.n_units - len(kept)) * part.unit_size
@@ -211,8 +212,7 @@ class ModelLayout:
         stay = [i for i in range(self.n_layers) if i not in plan.dropped_layers]
         number = {old: new for new, old in enumerate(stay)}
         in_layers = sum(self.layer_others)
-        bare = {linear.name for linear in self.linears if not linear.has_bias}
-        added = (bare & set(plan.biases)) | set(self.added_biases)
+        added = bare | set(self.added_biases)
         return replace(
             self,
             n_layers=len(stay),
@@ -331,6 +331,19 @@ def _parameters_below(linears: Mapping[str, LinearLayout]) -> dict[str, int]:
         module = name.rpartition(".")[0]
         found[module] = found.get(module, 0) + linear.parameters
     return found
+
+
+def _with_biases(group: GroupLayout, bare: Set[str]) -> GroupLayout:
+    """Return the group whose units also own entries of the biases that some Linears gain."""
+    if bare.isdisjoint(part.tensor.rpartition(".")[0] for part in group.slices):
+        return group
+    slices: list[UnitSlice] = []
+    for part in group.slices:
+        slices.append(part)
+        module, _, leaf = part.tensor.rpartition(".")
+        if module in bare and leaf == "weight" and not part.is_input:
+            slices.append(replace(part, tensor=f"{module}.bias", axis=0))
+    return replace(group, slices=tuple(slices))
 
 
 def _recount(

@@ -64,8 +64,8 @@ class ImportanceCell:
     layer: int
     """Decoder layer, from 0."""
     module: str
-    """``"attention"``, ``"mlp"`` (all experts of a layer are one) or ``"experts"`` (whole ones) for
-    unit criteria, ``"layer"`` for layer signals."""
+    """``"attention"``, ``"mlp"`` (all experts of a layer are one) or ``"experts"`` (whole ones)
+    for unit criteria, ``"layer"`` for layer signals."""
     criterion: str
     """Catalogue name."""
     value: float

@@ -25,6 +25,7 @@ from qpruner_core.pruning.compensation import (
     settled_statistics,
     with_biases,
 )
+from qpruner_core.pruning.request import make_request
 from qpruner_core.pruning.selection import Selection, select
 from qpruner_core.store.records import RunStore
 
@@ -244,7 +245,7 @@ def _dropped_share(layout: ModelLayout, spec: PruningSpec, influence: list[float
     """Return the share of the parameters of the decoder layers that leaves with whole layers."""
     if not spec.drop_layers:
         return 0.0
-    depth = replace(spec, ratio=0.0, layer_ratios={})
-    gone = select(layout, None, depth, layer_scores=influence).plan.dropped_layers
+    # Asked of the whole spec, as layers with a ratio by hand never leave whole.
+    gone = make_request(layout, None, spec, influence, None).dropped
     sizes = layout.layer_parameters
     return sum(sizes[layer] for layer in gone) / sum(sizes)

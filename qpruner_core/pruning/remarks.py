@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from qpruner_core.domain.layout import KINDS, ModelLayout
 from qpruner_core.domain.plan import PruningPlan
+from qpruner_core.domain.spec import PruningSpec
 from qpruner_core.pruning.request import Request
 from qpruner_core.pruning.widths import (
     CHANNELS,
@@ -53,7 +54,7 @@ def _shape_remarks(request: Request) -> Iterator[str]:
         return
     if protected_layers(layout.n_layers, spec):
         yield "Uniform widths are the same in every layer, so no layer is protected."
-    if spec.scope != "per-layer":
+    if spec.scope not in ("per-layer", PruningSpec().scope):
         yield (
             f"Uniform widths leave nothing to a {spec.scope} scope; units are ranked per layer."
         )

@@ -51,12 +51,15 @@ def prune_(
         return layout
     _check_plan(layout, plan)
     check_model(model, layout)
+    changes = _fewer_layers(model, layout, plan)
     for (tensor, axis), keep in kept_entries(layout, plan):
         _slice_(model, tensor, axis, keep)
     for name in plan.biases:
         _add_bias_(model.get_submodule(name), (biases or {}).get(name))
     _drop_modules_(model, layout, plan)
     pruned = layout.pruned(plan)
+    for key, value in changes.items():
+        setattr(cast("Any", model).config, key, value)
     _tell_(model, pruned)
     return pruned
 
@@ -182,17 +185,20 @@ def _drop_modules_(model: nn.Module, layout: ModelLayout, plan: PruningPlan) -> 
     layers: Any = model.get_submodule(layout.layer_prefix)
     for layer in plan.dropped_layers[::-1]:
         del layers[layer]
+    if plan.dropped_layers:
+        for index, layer in enumerate(layers):
+            for module in layer.modules():
+                if hasattr(module, "layer_idx"):
+                    module.layer_idx = index
+
+
+def _fewer_layers(model: nn.Module, layout: ModelLayout, plan: PruningPlan) -> dict[str, Any]:
+    """Return the config entries that change when the plan's layers leave; a family may refuse."""
     if not plan.dropped_layers:
-        return
-    for index, layer in enumerate(layers):
-        for module in layer.modules():
-            if hasattr(module, "layer_idx"):
-                module.layer_idx = index
-    config = cast("Any", model).config
+        return {}
     kept = [i for i in range(layout.n_layers) if i not in plan.dropped_layers]
-    architecture = ARCHITECTURES.target(layout.model_type)
-    for key, value in architecture.fewer_layers(config.to_dict(), kept).items():
-        setattr(config, key, value)
+    config = cast("Any", model).config.to_dict()
+    return ARCHITECTURES.target(layout.model_type).fewer_layers(config, kept)
 
 
 def _tell_(model: nn.Module, pruned: ModelLayout) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 
 from qpruner_core.domain.layout import opens_plainly
 from qpruner_core.domain.plan import PruningPlan
+from qpruner_core.models.architectures import llama
 from qpruner_core.models.inputs import input_statistics, output_projections
 from qpruner_core.models.trunk import first_inputs, run_layers
 from qpruner_core.pruning.compensation import (
@@ -224,3 +225,15 @@ def test_biases_are_rounded_to_what_the_files_can_hold(model, tiny_layout, ids):
     assert bias.any()
     assert torch.equal(bias, bias.to(torch.bfloat16).double())
     assert torch.equal(bias, bias.to(torch.float16).double())
+
+
+def test_biases_of_a_whole_block_belong_to_its_units(tiny_model, tiny_layout):
+    kept = {f"model.layers.{i}.mlp": tuple(range(64)) for i in range(2)}
+    plan = with_biases(tiny_layout, PruningPlan(kept=kept, shape="uniform"))
+    pruned = prune_(tiny_model, tiny_layout, plan)
+    described = llama.layout(tiny_model.config.to_dict())
+    assert described.linears == pruned.linears
+    assert described.groups == pruned.groups
+    again = PruningPlan(kept={"model.layers.0.mlp": tuple(range(32))})
+    prune_(tiny_model, pruned, again)
+    assert tiny_model.get_submodule("model.layers.0.mlp.up_proj").bias.shape == (32,)

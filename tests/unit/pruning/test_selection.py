@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,9 +17,11 @@ from qpruner_core.domain.spec import PruningSpec
 from qpruner_core.errors import BadInputError, InfeasibleRatioError, NotReadyError
 from qpruner_core.pruning.selection import largest_ratio, select
 
+layerwise = partial(PruningSpec, scope="per-layer")
+
 
 def test_ratio_zero_keeps_everything():
-    selection = select(model(), None, PruningSpec(ratio=0.0))
+    selection = select(model(), None, layerwise(ratio=0.0))
     assert selection.plan.is_identity
     assert selection.layout == model()
     assert selection.warnings == ()
@@ -35,7 +38,7 @@ def test_ratio_zero_keeps_everything():
 )
 def test_what_leaves_the_demo_at_the_usual_ratios(ratio, heads, channels, share):
     layout = model()
-    selection = select(layout, rising(layout), PruningSpec(ratio=ratio))
+    selection = select(layout, rising(layout), layerwise(ratio=ratio))
     assert widths(selection.layout, "kv_heads") == [4, 4, *heads, 4]
     assert widths(selection.layout, "mlp_channels") == [512, 512, *channels, 512]
     assert layout.parameters - selection.layout.parameters == share * STEP
@@ -45,22 +48,22 @@ def test_what_leaves_the_demo_at_the_usual_ratios(ratio, heads, channels, share)
 
 def test_the_least_important_units_of_a_group_leave():
     layout = model()
-    kept = select(layout, rising(layout), PruningSpec(ratio=0.2)).plan.kept
+    kept = select(layout, rising(layout), layerwise(ratio=0.2)).plan.kept
     assert kept["model.layers.2.self_attn"] == (1, 2, 3)
     assert kept["model.layers.2.mlp"] == tuple(range(192, 512))
 
 
 def test_coarse_heads_wait_until_their_whole_share_is_due_and_channels_leave_before():
     layout = model(num_hidden_layers=1)
-    left = select(layout, None, PruningSpec(ratio=0.17)).layout
+    left = select(layout, None, layerwise(ratio=0.17)).layout
     assert (widths(left, "kv_heads"), widths(left, "mlp_channels")) == ([4], [384])
-    left = select(layout, None, PruningSpec(ratio=0.25)).layout
+    left = select(layout, None, layerwise(ratio=0.25)).layout
     assert (widths(left, "kv_heads"), widths(left, "mlp_channels")) == ([3], [384])
 
 
 def test_a_width_multiple_of_one_removes_single_channels():
     layout = model()
-    left = select(layout, None, PruningSpec(ratio=0.1, width_multiple=1)).layout
+    left = select(layout, None, layerwise(ratio=0.1, width_multiple=1)).layout
     assert any(width % 8 for width in widths(left, "mlp_channels"))
     assert share_removed(layout, left) == pytest.approx(0.1, abs=1e-4)
 
@@ -115,7 +118,7 @@ def test_balanced_scope_weighs_a_unit_against_the_mean_of_its_block():
         heads.name: np.array([8, 12, 10, 10], np.float32),  # the first at 0.8 of the mean
         channels.name: np.array([1, 2, 3, 4], np.float32),  # the first at 0.4, the second at 0.8
     }
-    spec = PruningSpec(ratio=2e-4 + channels.unit_parameters / layout.layer_parameters[0])
+    spec = layerwise(ratio=2e-4 + channels.unit_parameters / layout.layer_parameters[0])
     spec = replace(spec, scope="balanced", width_multiple=1)
     assert select(layout, scores, spec).plan.kept == {channels.name: (1, 2, 3)}
 
@@ -149,55 +152,55 @@ def test_a_ratio_that_would_empty_a_layer_is_refused_with_the_largest_possible()
     assert largest == 9 * (3 * STEP + 511 * 576) / sum(layout.layer_parameters)
     named = np.floor(largest * 1e4) / 1e4
     with pytest.raises(InfeasibleRatioError, match=rf"largest possible ratio .* is {named:g}\."):
-        select(layout, None, PruningSpec(ratio=0.8))
+        select(layout, None, layerwise(ratio=0.8))
     for ratio in (named, largest):
-        left = select(layout, None, PruningSpec(ratio=ratio)).layout
+        left = select(layout, None, layerwise(ratio=ratio)).layout
         assert set(widths(left, "kv_heads")) == {1, 4}
 
 
 def test_a_model_protected_from_end_to_end_is_refused():
     with pytest.raises(InfeasibleRatioError, match="12 of 12 layers are protected"):
-        select(model(), None, PruningSpec(ratio=0.1, protect_first=12))
+        select(model(), None, layerwise(ratio=0.1, protect_first=12))
 
 
 def test_only_the_kinds_that_were_chosen_leave():
     layout = model()
-    left = select(layout, None, PruningSpec(ratio=0.125, kinds=("kv_heads",))).layout
+    left = select(layout, None, layerwise(ratio=0.125, kinds=("kv_heads",))).layout
     assert set(widths(left, "mlp_channels")) == {512}
     assert sum(widths(left, "kv_heads")) == 48 - 18
-    largest = largest_ratio(layout, PruningSpec(kinds=("kv_heads",)))
+    largest = largest_ratio(layout, layerwise(kinds=("kv_heads",)))
     assert largest == pytest.approx(27 * STEP / sum(layout.layer_parameters))
 
 
 def test_a_single_kv_head_stays_and_channels_make_up_for_it():
     layout = model(num_attention_heads=4, num_key_value_heads=1)
-    selection = select(layout, None, PruningSpec(ratio=0.4))
+    selection = select(layout, None, layerwise(ratio=0.4))
     assert set(widths(selection.layout, "kv_heads")) == {1}
     assert share_removed(layout, selection.layout) == pytest.approx(0.4, abs=0.005)
     assert selection.warnings == ("No KV heads leave, as every layer has just one of them.",)
 
 
 def test_a_narrow_model_gets_the_largest_power_of_two_that_fits_and_says_so():
-    selection = select(model(intermediate_size=128), None, PruningSpec(ratio=0.25))
+    selection = select(model(intermediate_size=128), None, layerwise(ratio=0.25))
     assert all(width % 32 == 0 for width in widths(selection.layout, "mlp_channels"))
     assert any("multiples of 32, not of 64" in warning for warning in selection.warnings)
 
 
 def test_below_one_multiple_widths_are_powers_of_two_and_it_says_so():
     layout = model(num_attention_heads=16, num_key_value_heads=16)
-    selection = select(layout, None, PruningSpec(ratio=0.9, protect_first=0, protect_last=0))
+    selection = select(layout, None, layerwise(ratio=0.9, protect_first=0, protect_last=0))
     assert set(widths(selection.layout, "mlp_channels")) <= {32, 64}
     assert any("powers of two" in warning for warning in selection.warnings)
 
 
 def test_a_ratio_too_small_for_any_unit_says_that_nothing_is_removed():
-    selection = select(model(num_hidden_layers=1), None, PruningSpec(ratio=0.01))
+    selection = select(model(num_hidden_layers=1), None, layerwise(ratio=0.01))
     assert selection.plan.is_identity
     assert "nothing is removed" in selection.warnings[0]
 
 
 def test_a_share_away_from_the_ratio_is_named():
-    selection = select(model(num_hidden_layers=1), None, PruningSpec(ratio=0.3))
+    selection = select(model(num_hidden_layers=1), None, layerwise(ratio=0.3))
     assert selection.warnings == (
         "33.3% of the parameters of the layers leave rather than 30.0%, the nearest that whole "
         "units and rounded widths give.",
@@ -207,7 +210,7 @@ def test_a_share_away_from_the_ratio_is_named():
 def test_layers_of_different_width_lose_the_same_share():
     base = model(num_hidden_layers=2)
     uneven = base.pruned(PruningPlan(kept={"model.layers.1.mlp": tuple(range(256))}))
-    left = select(uneven, None, PruningSpec(ratio=0.5)).layout
+    left = select(uneven, None, layerwise(ratio=0.5)).layout
     assert widths(left, "kv_heads") == [2, 2]
     assert widths(left, "mlp_channels") == [256, 128]
 
@@ -229,7 +232,7 @@ def test_negative_zero_ranks_like_zero():
     layout = model(num_hidden_layers=1)
     zeros = {g.name: np.zeros(g.n_units, np.float32) for g in layout.groups}
     negative = {name: -values for name, values in zeros.items()}
-    spec = PruningSpec(ratio=0.5)
+    spec = layerwise(ratio=0.5)
     assert select(layout, negative, spec) == select(layout, zeros, spec)
 
 

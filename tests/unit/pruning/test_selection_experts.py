@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 import numpy as np
 import pytest
 from shapes_to_prune import experts, rising, share_removed, widths
@@ -10,17 +13,20 @@ from qpruner_core.domain.plan import PruningPlan
 from qpruner_core.domain.spec import PruningSpec
 from qpruner_core.pruning.selection import largest_ratio, select
 
+layerwise = partial(PruningSpec, scope="per-layer")
+
+
 BOTH = ("expert_channels", "experts")
 
 
 def at(ratio: float, **changes: object) -> PruningSpec:
     given = {"kinds": BOTH, "protect_first": 0, "protect_last": 0, "width_multiple": 1}
-    return PruningSpec(ratio=ratio, **(given | changes))
+    return layerwise(ratio=ratio, **(given | changes))
 
 
 def test_experts_stay_unless_they_are_among_the_kinds():
     layout = experts()
-    left = select(layout, None, PruningSpec(ratio=0.4, protect_first=0, protect_last=0)).layout
+    left = select(layout, None, layerwise(ratio=0.4, protect_first=0, protect_last=0)).layout
     assert widths(left, "experts") == [4, 4, 4]
     assert share_removed(layout, left) == pytest.approx(0.4, abs=0.01)
 
@@ -78,6 +84,7 @@ def test_an_expert_that_left_before_needs_no_scores_for_its_channels():
     first = PruningPlan(kept={"model.layers.0.mlp": (0, 1, 2)})
     scores = rising(layout)
     del scores["model.layers.0.mlp.experts.3"]
-    selection = select(layout, scores, at(0.4), removed=first)
+    asked = replace(at(0.4), scope="per-layer")
+    selection = select(layout, scores, asked, removed=first)
     assert 3 not in selection.plan.kept["model.layers.0.mlp"]
     assert share_removed(layout, selection.layout) == pytest.approx(0.4, abs=0.01)

@@ -51,7 +51,7 @@ def test_uniform_shape_says_that_protection_is_off():
     )
 
 
-@pytest.mark.parametrize("scope", ["global", "balanced"])
+@pytest.mark.parametrize("scope", ["global", "standardised"])
 def test_uniform_shape_says_that_another_scope_is_idle(scope):
     (warning,) = select(model(), None, replace(UNPROTECTED, ratio=0.25, scope=scope)).warnings
     assert f"{scope} scope" in warning
