@@ -18,9 +18,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("MALLOC_ARENA_MAX", "2")
 
 import copy
-import gc
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -100,13 +99,15 @@ class Outcome:
 
 Prune = Callable[[nn.Module, Subject], None]
 """Prunes a copy of the subject's model, in place."""
+Method = tuple[str, str, Prune]
+"""Whose it is (``ours`` or ``peer``), its name, and what it does."""
 
 
 def subject(name: str, folder: str, *, quick: bool) -> Subject:
     """Return the model of a folder with the demo's own text and items."""
     device = pick_device("cpu")
     loaded = load(ModelSpec(source=folder), device)
-    data = DataSpec(items_per_task=20 if quick else 0)
+    data = DataSpec(items_per_task=20 if quick else 100)
     if quick:
         data = replace(data, calibration_tokens=2048, heldout_tokens=4096)
     corpus = load_corpus(data, loaded.tokenizer)
@@ -131,8 +132,8 @@ def by_spec(spec: PruningSpec) -> Prune:
     return prune
 
 
-def methods(given: Subject, ratio: float) -> Iterator[tuple[str, str, Prune]]:
-    """Yield whose a method is (``ours`` or ``peer``), its name and what it does."""
+def methods(given: Subject, ratio: float) -> Iterator[Method]:
+    """Yield our default, the peers that can prune the model, and ours by every criterion."""
     default = replace(PruningSpec(), ratio=ratio)
     yield "ours", DEFAULT, by_spec(default)
     for name, spec in PUBLISHED.items():
@@ -153,22 +154,31 @@ def methods(given: Subject, ratio: float) -> Iterator[tuple[str, str, Prune]]:
                 yield "ours", words, by_spec(spec)
 
 
-def outcome(given: Subject, prune: Prune, repetitions: int) -> Outcome:
-    """Prune fresh copies of the model and measure the last."""
-    seconds, peaks = [], []
-    model = given.model
-    for _ in range(repetitions):
-        del model
-        gc.collect()
-        model = copy.deepcopy(given.model)
-        with peak_memory() as peak:
-            started = perf_counter()
-            prune(model, given)
-            seconds.append(perf_counter() - started)
-        peaks.append(peak.bytes)
-    metrics = given.suite.evaluate(model, weight_bytes=0, device_name="cpu")
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Outcome(metrics, parameters, median(seconds), max(peaks))
+def outcomes(
+    given: Subject, tried: Sequence[Method], repetitions: int
+) -> dict[tuple[str, str], Outcome]:
+    """Prune fresh copies of the model by every method in turns, and measure each once."""
+    seconds: dict[tuple[str, str], list[float]] = {}
+    found: dict[tuple[str, str], Outcome] = {}
+    for repetition in range(repetitions + 1):  # the first warms up and is measured, not timed
+        for whose, words, prune in tried:
+            model = copy.deepcopy(given.model)
+            with peak_memory() as peak:
+                started = perf_counter()
+                prune(model, given)
+                taken = perf_counter() - started
+            seconds.setdefault((whose, words), []).append(taken)
+            if repetition == 0:
+                metrics = given.suite.evaluate(model, weight_bytes=0, device_name="cpu")
+                parameters = sum(parameter.numel() for parameter in model.parameters())
+                found[whose, words] = Outcome(metrics, parameters, taken, peak.bytes)
+                say(given.name, whose, words, metrics.loss, taken)
+    return {key: replace(found[key], seconds=median(times[1:])) for key, times in seconds.items()}
+
+
+def say(*words: object) -> None:
+    """Tell the person how far it is."""
+    print(*words, file=sys.stderr, flush=True)
 
 
 def measure(arguments: argparse.Namespace) -> form.Report:
@@ -182,10 +192,9 @@ def measure(arguments: argparse.Namespace) -> form.Report:
         dense = given.suite.evaluate(given.model, weight_bytes=0, device_name="cpu")
         rows.append(_row(given, 0.0, "", "dense", Outcome(dense, given.layout.parameters, 0, 0)))
         for ratio in RATIOS[1:2] if quick else RATIOS:
-            found = {
-                (whose, words): outcome(given, prune, arguments.repetitions or (1 if quick else 3))
-                for whose, words, prune in methods(given, ratio)
-            }
+            found = outcomes(
+                given, [*methods(given, ratio)], arguments.repetitions or (1 if quick else 5)
+            )
             rows += [_row(given, ratio, *key, result) for key, result in found.items()]
             targets += _targets(given, ratio, found)
     rows.append(grouped_query_row(60 if quick else 480))

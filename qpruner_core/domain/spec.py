@@ -122,9 +122,9 @@ class PruningSpec:
     ratio: float = 0.2
     """Share of the parameters of the decoder layers that leaves, protected layers counted in the
     whole; in [0, 1)."""
-    criterion: str = "taylor"
+    criterion: str = "flap"
     """Catalogue name of a unit criterion."""
-    scope: str = "per-layer"
+    scope: str = "balanced"
     """``"per-layer"``: every layer loses the same share; ``"global"``: the least important of all
     layers; ``"balanced"``: the same, each score over the mean of its layer and kind;
     ``"standardised"``: each score as (s - mean) / std of its layer and kind, as FLAP ranks.
