@@ -1,10 +1,11 @@
 """What pruning costs in loss, ours against the peers: same model, ratio and calibration tokens.
 
-Every method prunes a fresh copy of one dense model, in turns in one process. LLM-Pruner and FLAP
-are their published settings expressed in our options (`PUBLISHED`); torch-pruning is the package,
-driven as its own example for language models drives it, its ratio searched so that as many
-parameters leave (`torch_pruning_peer`). It cannot prune the grouped-query demo: that is tried too,
-under a time limit, and stands as a row.
+Every method prunes a fresh copy of one dense model, in turns in one process. LLM-Pruner is its
+published settings expressed in our options (`PUBLISHED`). FLAP stands twice: as its authors run it
+(`flap_peer`), and as our options say it, with the first and last layers protected, which helps it.
+torch-pruning is the package, driven as its own example for language models drives it, its ratio
+searched so that as many parameters leave (`torch_pruning_peer`). It cannot prune the grouped-query
+demo: that is tried too, under a time limit, and stands as a row.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from time import perf_counter
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import flap_peer
 import form
 import torch
 import torch_pruning_peer
@@ -57,18 +59,8 @@ PUBLISHED = {
     # arXiv:2305.11627, section 4.1 and the authors' script: element-wise first-order Taylor
     # ("param_first"), summed over a group, the same ratio in every block but the first and last.
     "LLM-Pruner": PruningSpec(criterion="taylor", scope="per-layer", **_SINGLE),
-    # The same with the second-order term of eq. 4 ("param_mix").
+    # The same with the second-order term ("param_mix").
     "LLM-Pruner, mixed": PruningSpec(criterion="taylor_mixed", scope="per-layer", **_SINGLE),
-    # arXiv:2312.11983, section 4.1: WIFV, adaptive over layers and modules (AL-AM), with bias
-    # compensation, no layer protected.
-    "FLAP": PruningSpec(
-        criterion="flap",
-        scope="standardised",
-        compensation="bias",
-        protect_first=0,
-        protect_last=0,
-        **_SINGLE,
-    ),
 }
 """Peer -> its published settings, the ratio apart."""
 
@@ -138,6 +130,13 @@ def methods(given: Subject, ratio: float) -> Iterator[Method]:
     yield "ours", DEFAULT, by_spec(default)
     for name, spec in PUBLISHED.items():
         yield "peer", name, by_spec(replace(spec, ratio=ratio))
+    yield (
+        "peer",
+        "FLAP",
+        lambda model, subject: flap_peer.flap_(model, subject.layout, subject.ids, ratio),
+    )
+    ours_of_flap = PruningSpec(criterion="flap", scope="standardised", compensation="bias")
+    yield "peer", "FLAP, ends protected", by_spec(replace(ours_of_flap, ratio=ratio, **_SINGLE))
     if given.layout.n_heads == given.layout.n_kv_heads:
         target = int(ratio * sum(given.layout.layer_parameters))
         chosen = torch_pruning_peer.ratio_for(given.model, given.ids[:1], target)
@@ -193,7 +192,7 @@ def measure(arguments: argparse.Namespace) -> form.Report:
         rows.append(_row(given, 0.0, "", "dense", Outcome(dense, given.layout.parameters, 0, 0)))
         for ratio in RATIOS[1:2] if quick else RATIOS:
             found = outcomes(
-                given, [*methods(given, ratio)], arguments.repetitions or (1 if quick else 5)
+                given, [*methods(given, ratio)], arguments.repetitions or (1 if quick else 3)
             )
             rows += [_row(given, ratio, *key, result) for key, result in found.items()]
             targets += _targets(given, ratio, found)
