@@ -174,6 +174,11 @@ class Comparison:
     rows: tuple[ComparedPruning, ...]
     """In the order in which they were measured."""
 
+    def is_of(self, spec: PruningSpec) -> bool:
+        """Whether a spec asks for what the rows share; criterion and compensation are theirs."""
+        same = replace(self.spec, criterion=spec.criterion, compensation=spec.compensation)
+        return same == spec
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SensitivityCell:

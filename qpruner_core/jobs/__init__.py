@@ -8,6 +8,7 @@ from qpruner_core.jobs.client import Jobs
 from qpruner_core.jobs.engine import (
     APPLICATION,
     BEGIN,
+    COMPARE_BEGIN,
     PROGRESS,
     QUEUE,
     QUEUE_LIMITS,
@@ -19,6 +20,7 @@ from qpruner_core.store.workers import WorkerInfo
 __all__ = [
     "APPLICATION",
     "BEGIN",
+    "COMPARE_BEGIN",
     "PROGRESS",
     "QUEUE",
     "QUEUE_LIMITS",

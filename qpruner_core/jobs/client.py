@@ -21,6 +21,7 @@ from qpruner_core.errors import BadInputError, NotReadyError, QPrunerError
 from qpruner_core.jobs.engine import (
     APPLICATION,
     BEGIN,
+    COMPARE_BEGIN,
     KILLED_TOO_OFTEN,
     PROGRESS,
     QUEUE,
@@ -273,26 +274,28 @@ class Jobs:
     # helpers -------------------------------------------------------------------------------------
 
     def _replaced_by(self, job: Job) -> Job | None:
-        """Return the newest later job that gave the run its settings or ended its search."""
+        """Return the newest later job that took the place of a job."""
         for other in self.list(job.run_id):
             if other.job_id == job.job_id:
                 return None
-            never_ran = other.status == "cancelled" and not other.worker
-            if other.kind == "line" and not never_ran:
-                return other
-            ends_search = other.kind == "finish" and other.status not in ("failed", "cancelled")
-            if ends_search and job.kind == "line":
+            if other.replaces(job):
                 return other
         return None
 
     def _asks_for_something_else(self, job: Job) -> bool:
-        """Whether the record has another spec than the job's first step left in it."""
-        if job.kind != "line":
-            return False
+        """Whether the record has another spec, or comparison, than the job's first step left."""
+        first = {"line": BEGIN, "compare": COMPARE_BEGIN}.get(job.kind)
         with self._asking():
             recorded = self._client.list_workflow_steps(job.job_id)
-        left = next((step["output"] for step in recorded if step["function_name"] == BEGIN), None)
-        return left is not None and left != to_plain(self._store.read(job.run_id).spec)
+            rows = self._client.list_workflows(workflow_ids=[job.job_id])
+        left = next((step["output"] for step in recorded if step["function_name"] == first), None)
+        if left is None:
+            return False
+        record = self._store.read(job.run_id)
+        if job.kind == "line":
+            return bool(left != to_plain(record.spec))
+        wanted = from_plain(PruningSpec, _payload(rows[0])["pruning"])
+        return record.comparison is None or not record.comparison.is_of(wanted)
 
     def _start(self, kind: str, run_id: str, **payload: Any) -> str:
         self._store.read(run_id)
@@ -313,7 +316,7 @@ class Jobs:
 
     def _job(self, row: WorkflowStatus, devices: dict[str, str]) -> Job:
         run_id, kind, _ = row.workflow_id.split(".")
-        payload = row.input["args"][0] if row.input and row.input["args"] else {}
+        payload = _payload(row)
         worker = row.executor_id or ""
         status = STATUSES[row.status]
         error = str(row.error) if row.error is not None else ""
@@ -361,3 +364,8 @@ class Jobs:
                 f"The job database {place} does not answer ({type(error).__name__}). Check that "
                 f"it runs and that QPRUNER_DATABASE names it, then try again."
             ) from error
+
+
+def _payload(row: WorkflowStatus) -> dict[str, Any]:
+    """Return what a job was started with."""
+    return dict(row.input["args"][0]) if row.input and row.input["args"] else {}

@@ -18,6 +18,8 @@ PROGRESS = "progress"
 """The event under which a worker tells how far a job is, as the plain form of an `Event`."""
 BEGIN = "begin"
 """The first step of a line job; it returns the spec that it left in the record, in plain form."""
+COMPARE_BEGIN = "compare_begin"
+"""The first step of a comparison; the record then has it."""
 STATUSES = {
     "DELAYED": "queued",
     "ENQUEUED": "queued",
@@ -67,6 +69,23 @@ class Job:
     """Whether it counts as running though its worker has ended: the next worker that starts takes
     it up.
     """
+
+    def replaces(self, older: Job) -> bool:
+        """Whether an older job of the same run must not go on, as this one took its place.
+
+        A line gives the run the settings that its other jobs work by. There is one comparison,
+        which scoring empties, and one model that was written layer by layer, which no line
+        touches.
+        """
+        if self.status == "cancelled" and not self.worker:
+            return False
+        if older.kind == "compress":
+            return self.kind == "compress"
+        if older.kind == "compare":
+            scores = self.kind == "line" and not {"load", "score"}.isdisjoint(self.steps)
+            return self.kind == "compare" or scores
+        ends_search = self.kind == "finish" and self.status not in ("failed", "cancelled")
+        return self.kind == "line" or (ends_search and older.kind == "line")
 
 
 def iso(milliseconds: int | None) -> str:

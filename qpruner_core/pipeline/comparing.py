@@ -63,7 +63,7 @@ class Comparing:
         if record.load is not None:
             select(record.load.layout, None, spec)
         known = record.comparison
-        if known is None or _shared(known.spec) != _shared(spec):
+        if known is None or not known.is_of(spec):
             dense = self._materials.dense()
             metrics = self._materials.suite().evaluate(
                 dense.model,
@@ -74,13 +74,25 @@ class Comparing:
         self._store.write(replace(self._record(), comparison=replace(known, spec=spec)))
         return pairs
 
-    def one(self, criterion: str, compensation: str) -> ComparedPruning:
+    def one(self, criterion: str, compensation: str, spec: PruningSpec) -> ComparedPruning:
         """Return a row: measured and added to the record, unless it stands there.
 
+        Args:
+            criterion: Of the row.
+            compensation: Of the row.
+            spec: As `begin` was given it.
+
         Raises:
-            NotReadyError: No comparison has begun, or the run was scored anew since.
+            NotReadyError: No comparison has begun, or the run was scored anew since, or another
+                comparison has begun.
         """
         comparison = self._comparison()
+        if not comparison.is_of(spec):
+            raise NotReadyError(
+                f"The run compares criteria at other settings by now: at a pruning ratio of "
+                f"{comparison.spec.ratio:g}, while {spec.ratio:g} was asked for here, or with "
+                f"another scope, shape or protection. Start this comparison again."
+            )
         for row in comparison.rows:
             if (row.criterion, row.compensation) == (criterion, compensation):
                 return row
@@ -137,8 +149,3 @@ class Comparing:
                 "Start the comparison again."
             )
         return found
-
-
-def _shared(spec: PruningSpec) -> PruningSpec:
-    """Return what all rows have in common."""
-    return replace(spec, criterion="", compensation="none")

@@ -298,9 +298,9 @@ class Line:
         self._tell("prune", 0, 1, "the dense model, to compare with")
         return self._comparing.begin(spec)
 
-    def compare_one(self, criterion: str, compensation: str) -> ComparedPruning:
+    def compare_one(self, criterion: str, compensation: str, spec: PruningSpec) -> ComparedPruning:
         """Prune by one criterion and measure what is left; only read where that is known."""
-        row = self._comparing.one(criterion, compensation)
+        row = self._comparing.one(criterion, compensation, spec)
         done, total = self._comparing.progress()
         words = f"compared: {row_words(criterion, compensation)}"
         values = {"loss": row.metrics.loss, "accuracy": row.metrics.accuracy}
@@ -312,7 +312,7 @@ class Line:
         for criterion, compensation in self.compare_begin(spec):
             if self.should_stop():
                 break
-            self.compare_one(criterion, compensation)
+            self.compare_one(criterion, compensation, spec)
 
     def compress(self, spec: RunSpec) -> CompressionOutcome:
         """Prune and write the model layer by layer, whatever its size (see `streaming`).

@@ -62,8 +62,8 @@ class RunsTheLine(Protocol):
     def compare_begin(self, spec: PruningSpec) -> Sequence[Sequence[str]]:
         """Return criterion and compensation of every row of a comparison."""
 
-    def compare_one(self, criterion: str, compensation: str) -> object:
-        """Measure a row, unless it has been measured."""
+    def compare_one(self, criterion: str, compensation: str, spec: PruningSpec) -> object:
+        """Measure a row of that comparison, unless it has been measured."""
 
     def compress(self, spec: RunSpec) -> Any:
         """Prune and write the model layer by layer; a `CompressionOutcome`."""

@@ -10,7 +10,7 @@ from dbos import DBOS
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.progress import Progress
 from qpruner_core.domain.spec import PruningSpec, RunSpec
-from qpruner_core.jobs import BEGIN
+from qpruner_core.jobs import BEGIN, COMPARE_BEGIN
 from qpruner_core.store.codec import from_plain, to_plain
 from qpruner_core.worker.bench import Bench, RunsTheLine
 from qpruner_core.worker.compressing import register_compress
@@ -123,7 +123,7 @@ def _register_measure(bench: Bench) -> None:
 def _register_compare(bench: Bench) -> None:
     """Register the comparison of criteria: every row is a step of its own."""
 
-    @DBOS.step(name="compare_begin")
+    @DBOS.step(name=COMPARE_BEGIN)
     def compare_begin(run_id: str, pruning: dict[str, Any]) -> list[list[str]]:
         bench.tell(run_id, Progress(step="prune", done=0, total=1, message="comparing criteria"))
         wanted = from_plain(PruningSpec, pruning)
@@ -131,17 +131,19 @@ def _register_compare(bench: Bench) -> None:
         return [list(row) for row in rows]
 
     @DBOS.step(name="compare_one")
-    def compare_one(run_id: str, criterion: str, compensation: str) -> None:
+    def compare_one(run_id: str, row: list[str], pruning: dict[str, Any]) -> None:
+        criterion, compensation = row
+        wanted = from_plain(PruningSpec, pruning)
         bench.do(
             run_id,
             f"compare {criterion}, {compensation}",
-            lambda line: line.compare_one(criterion, compensation),
+            lambda line: line.compare_one(criterion, compensation, wanted),
         )
 
     @DBOS.workflow(name="compare", max_recovery_attempts=MAX_KILLS)
     def compare_job(payload: dict[str, Any]) -> None:
-        for criterion, compensation in compare_begin(payload["run_id"], payload["pruning"]):
-            compare_one(payload["run_id"], criterion, compensation)
+        for row in compare_begin(payload["run_id"], payload["pruning"]):
+            compare_one(payload["run_id"], row, payload["pruning"])
 
 
 def _register_generate(bench: Bench) -> None:

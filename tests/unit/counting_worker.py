@@ -15,12 +15,13 @@ from types import SimpleNamespace
 
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.progress import Progress
-from qpruner_core.domain.record import STEPS, Trial
+from qpruner_core.domain.record import STEPS, Comparison, Trial
 from qpruner_core.errors import InfeasibleBudgetError, StoppedError
 from qpruner_core.worker import Place, serve
 from qpruner_core.worker.process import leave
 
 N_SLOTS = 4
+METRICS = Metrics(loss=1.5, accuracy=0.5, weight_bytes=7, device="cpu")
 
 
 class CountingLine:
@@ -76,14 +77,16 @@ class CountingLine:
         self._work("search", "search")
 
     def measure(self, plan):
-        metrics = Metrics(loss=1.5, accuracy=0.5, weight_bytes=7, device="cpu")
-        return Trial(number=9, name="by hand", plan=plan, metrics=metrics)
+        return Trial(number=9, name="by hand", plan=plan, metrics=METRICS)
 
     def compare_begin(self, spec):
+        begun = Comparison(spec=spec, dense=METRICS, rows=())
+        self._store.write(replace(self._store.read(self._run_id), comparison=begun))
         ways = ("none", "bias") if spec.compensation == "bias" else ("none",)
         return tuple(("taylor", way) for way in ways)
 
-    def compare_one(self, criterion, compensation):
+    def compare_one(self, criterion, compensation, spec):
+        self._count("ratios.txt", spec.ratio)
         self._work(f"{criterion}-{compensation}", "prune")
 
     def compress(self, spec):

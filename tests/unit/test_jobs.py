@@ -555,6 +555,45 @@ def test_a_cancelled_comparison_stops_between_its_rows_and_can_be_resumed(place)
     assert place.lines(run_id, "ended.txt")[-1] == "taylor-bias"
 
 
+def stopped_comparison(place, run_id):
+    """Return the job of a comparison at 20 % that was stopped after its first row."""
+    place.file(run_id, "hold-taylor-none").touch()
+    job_id = place.jobs.start_compare(run_id, PruningSpec(ratio=0.2, compensation="bias"))
+    place.until_reached(run_id, "taylor-none")
+    place.jobs.cancel(job_id)
+    until(lambda: place.lines(run_id, "ended.txt") == ["taylor-none"], "the end of the row")
+    place.until_status(job_id, "cancelled")
+    place.file(run_id, "hold-taylor-none").unlink()
+    return job_id
+
+
+def test_a_comparison_is_not_resumed_under_that_of_a_newer_job_or_a_command(served):
+    run_id = scored(served)
+    old = stopped_comparison(served, run_id)
+    assert served.jobs.why_not_resumed(served.jobs.get(old)) == ""
+    record = served.store.read(run_id)
+    other = replace(record.comparison, spec=PruningSpec(ratio=0.5))
+    served.store.write(replace(record, comparison=other))
+    with pytest.raises(BadInputError, match="no longer has"):
+        served.jobs.resume(old)
+    served.store.write(record)
+    newer = served.jobs.start_compare(run_id, PruningSpec(ratio=0.5))
+    served.until_status(newer, "done")
+    with pytest.raises(BadInputError, match=f"older than the job {newer}"):
+        served.jobs.resume(old)
+    assert served.lines(run_id, "ratios.txt") == ["0.2", "0.5"]
+
+
+def test_only_scoring_anew_stops_a_comparison_from_going_on(served):
+    run_id = scored(served)
+    old = stopped_comparison(served, run_id)
+    served.until_status(served.jobs.start_line(run_id, ("prune",), SPEC), "done")
+    assert served.jobs.why_not_resumed(served.jobs.get(old)) == ""
+    newer = served.jobs.start_line(run_id, ("score", "prune"), SPEC)
+    served.until_status(newer, "done")
+    assert newer in served.jobs.why_not_resumed(served.jobs.get(old))
+
+
 def test_a_run_without_scores_is_not_compared(place):
     with pytest.raises(NotReadyError, match="Score it first"):
         place.jobs.start_compare(place.run(), PruningSpec())
@@ -582,3 +621,13 @@ def test_cancelled_compressing_begins_anew_when_it_is_resumed(place):
     place.jobs.resume(job_id)
     place.until_status(job_id, "done")
     assert place.lines(run_id, "begun.txt") == ["compress", "compress"]
+
+
+def test_compressing_stands_beside_the_line_and_is_replaced_by_compressing_alone(place):
+    run_id, spec = place.run(), SPEC
+    old = place.jobs.start_compress(run_id, spec)
+    place.jobs.cancel(old)
+    place.jobs.start_line(run_id, ("load",), spec)
+    assert place.jobs.why_not_resumed(place.jobs.get(old)) == ""
+    newer = place.jobs.start_compress(run_id, spec)
+    assert newer in place.jobs.why_not_resumed(place.jobs.get(old))

@@ -58,7 +58,7 @@ def test_what_was_measured_is_kept_when_another_process_goes_on(
 ):
     spec = replace(deep_spec.pruning, compensation="bias")
     pairs = line.compare_begin(spec)
-    first = [line.compare_one(*pair) for pair in pairs[:3]]
+    first = [line.compare_one(*pair, spec) for pair in pairs[:3]]
     decided = []
     real = Cutting.decide
 
@@ -73,6 +73,18 @@ def test_what_was_measured_is_kept_when_another_process_goes_on(
     assert other.record().comparison.rows[:3] == tuple(first)
     other.compare(replace(spec, ratio=0.2))
     assert decided[1:] == list(pairs)
+
+
+def test_a_row_is_refused_under_a_comparison_at_another_ratio(line, deep_spec):
+    asked, other = deep_spec.pruning, replace(deep_spec.pruning, ratio=0.2)
+    first, second = line.compare_begin(asked)
+    line.compare_one(*first, asked)
+    line.compare(other)
+    found = line.record().comparison
+    with pytest.raises(NotReadyError, match=r"ratio of 0\.2, while 0\.4 was asked"):
+        line.compare_one(*second, asked)
+    assert line.record().comparison == found
+    assert line.compare_one(*second, replace(other, criterion="magnitude")) == found.rows[1]
 
 
 def test_a_stop_between_rows_leaves_those_that_are_measured(line, deep_spec):
