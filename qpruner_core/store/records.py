@@ -137,6 +137,8 @@ class RunStore:
     def fork(self, run_id: str, before_step: str) -> RunRecord:
         """Return a new run that stands where this one stood before a step; artifacts are linked.
 
+        What was written layer by layer, beside the line, stays with this run alone.
+
         Raises:
             BadInputError: There is no such run or step.
         """
@@ -149,6 +151,7 @@ class RunStore:
         kept = replace(
             found,
             comparison=found.comparison if "score" not in emptied else None,
+            compressed=None,
             run_id=new_run_id(
                 found.spec.name or Path(found.spec.model.source).name, datetime.now(UTC)
             ),

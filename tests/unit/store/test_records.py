@@ -9,12 +9,16 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
+from transformers import LlamaConfig
 
+from qpruner_core.domain.compression import CompressionOutcome
 from qpruner_core.domain.metrics import Metrics
+from qpruner_core.domain.plan import PrecisionPlan, PruningPlan
 from qpruner_core.domain.progress import Progress
 from qpruner_core.domain.record import ExportOutcome, ImportanceOutcome, RecoveryOutcome
 from qpruner_core.domain.spec import ExportSpec, ImportanceSpec, ModelSpec, RecoverySpec, RunSpec
 from qpruner_core.errors import BadInputError, NotReadyError, StorageFullError
+from qpruner_core.models.architectures import llama
 from qpruner_core.store.codec import from_json, to_json
 from qpruner_core.store.names import is_run_id
 from qpruner_core.store.records import RunStore
@@ -335,6 +339,31 @@ def test_a_fork_before_recovery_leaves_the_adapter_behind(store):
     assert [path.suffix for path in (store.folder(fork.run_id) / "artifacts").iterdir()] == [
         ".npz"
     ]
+
+
+def test_a_fork_does_not_name_what_the_other_run_wrote_layer_by_layer(store):
+    old = store.create(SPEC).run_id
+    layout = llama.layout(LlamaConfig().to_dict())
+    written = CompressionOutcome(
+        spec=SPEC,
+        path=str(store.artifact_folder(old, "layer-by-layer-hf_mixed")),
+        pruning=PruningPlan(kept={}),
+        layout=layout,
+        plan=PrecisionPlan.uniform(layout, "nf4"),
+        parameters_before=2,
+        parameters_after=1,
+        planned_bytes=1,
+        size_bytes=1,
+        largest_layer_bytes=1,
+        peak_memory_bytes=1,
+        device="cpu",
+        n_tokens=0,
+        files={},
+        seconds={},
+    )
+    store.write(replace(store.read(old), compressed=written))
+    assert store.fork(old, "export").compressed is None
+    assert store.read(old).compressed == written
 
 
 def test_a_fork_before_an_unknown_step_is_refused(store):
