@@ -22,6 +22,7 @@ from qpruner_core.inspection.folders import (
     read_headers,
 )
 from qpruner_core.inspection.headers import TensorHeader
+from qpruner_core.inspection.heads import HEADS, check_tied_head
 
 DEMO = "demo"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -30,7 +31,6 @@ _TABLES = (
     *(f".{block}.{leaf}" for block in ("attn", "attention") for leaf in ("bias", "masked_bias")),
 )
 """How the names of rotary tables and causal masks end, which old files carry among the weights."""
-_HEADS = ("lm_head.weight", "embed_out.weight")
 _SHORTEST_DEFAULT = 2048
 """Positions of a Llama whose config does not state them; the other families assume more."""
 
@@ -89,8 +89,11 @@ def folder_card(spec: ModelSpec, folder: Path) -> ModelCard:
     # Downloads lie in a folder named after their commit.
     revision = None if _local_folder(spec) is not None else folder.name
     config = read_config(folder)
-    layout = layout_of(config)
-    return _card(spec, revision, config, layout, read_headers(folder))
+    layout, headers = layout_of(config), read_headers(folder)
+    card = _card(spec, revision, config, layout, headers)
+    if ARCHITECTURES.target(layout.model_type).is_tied(config):
+        check_tied_head(folder, headers)
+    return card
 
 
 def _local_folder(spec: ModelSpec) -> Path | None:
@@ -144,5 +147,5 @@ def _count_parameters(headers: Mapping[str, TensorHeader], *, tied: bool) -> int
     return sum(
         tensor.n_values
         for name, tensor in headers.items()
-        if not name.endswith(_TABLES) and not (tied and name in _HEADS)
+        if not name.endswith(_TABLES) and not (tied and name in HEADS)
     )

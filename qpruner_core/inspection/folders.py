@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -163,9 +164,10 @@ def check_shapes(layout: ModelLayout, headers: Mapping[str, TensorHeader]) -> No
     """Refuse weights that do not belong to the config, naming how many and the first.
 
     Raises:
-        BadInputError: A weight or bias of the decoder layers is missing, is there although the
-            config means none, or has another shape.
+        BadInputError: The files hold more or fewer layers; or a weight or bias of the decoder
+            layers is missing, is there although the config means none, or has another shape.
     """
+    _check_layers(layout, headers)
     family = ARCHITECTURES.target(layout.model_type)
     shapes = {name: header.shape for name, header in headers.items()}
     wanted: dict[str, tuple[int, ...] | None] = {}
@@ -183,6 +185,20 @@ def check_shapes(layout: ModelLayout, headers: Mapping[str, TensorHeader]) -> No
             f"{len(wrong)} of {count} weights and biases do not fit config.json: "
             f"{'; '.join(wrong[:3])}{'; ...' if len(wrong) > 3 else ''}. Config and weights come "
             "from different models: copy or download both again."
+        )
+
+
+def _check_layers(layout: ModelLayout, headers: Collection[str]) -> None:
+    """Refuse files that hold layers which the config does not count, or end before its last."""
+    base, _, inside = layout.layer_prefix.partition(".")
+    # Some files leave the first part of every name out, or carry it twice.
+    pattern = re.compile(rf"(?:{re.escape(base)}\.)*{re.escape(inside)}\.(\d+)\.")
+    found = 1 + max((int(m[1]) for m in map(pattern.match, headers) if m), default=-1)
+    if found not in (0, layout.n_layers):
+        raise BadInputError(
+            f"The weight files hold {found} layers, but config.json says {layout.n_layers}. "
+            "Correct the number of layers in config.json (num_hidden_layers, n_layer for GPT-2), "
+            "or copy the files that belong to it."
         )
 
 

@@ -6,16 +6,21 @@ import json
 import struct
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from qpruner_core.catalog import ARCHITECTURES, precision_formats
 from qpruner_core.domain.spec import ModelSpec
 from qpruner_core.errors import BadInputError, ModelNotFoundError, UnsupportedModelError
 from qpruner_core.inspection import Gpu, demo_folder, gpu_fits, inspect_model, read_headers
 from qpruner_core.inspection.headers import DTYPE_BITS, read_header
+from qpruner_core.models.device import pick_device
+from qpruner_core.models.loader import load
+from qpruner_core.models.skeleton import Skeleton
 
 
 def change_config(folder, **changes):
@@ -70,7 +75,51 @@ def test_every_dtype_that_torch_writes_is_read(tmp_path, dtype):
 def test_a_tied_head_that_is_stored_all_the_same_counts_once(tiny_folder, tiny_layout):
     before = inspect(tiny_folder).parameters
     change_config(tiny_folder, tie_word_embeddings=True)
+    tensors = load_file(tiny_folder / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, tiny_folder / "model.safetensors", {"format": "pt"})
     assert inspect(tiny_folder).parameters == before - 128 * 64
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_tied_head_with_values_of_its_own_is_refused_on_every_way(tiny_folder, dtype):
+    tensors = load_file(tiny_folder / "model.safetensors")
+    head = tensors["model.embed_tokens.weight"].clone()
+    head[-1, -1] += 1
+    tensors["lm_head.weight"] = head.to(dtype)
+    save_file(tensors, tiny_folder / "model.safetensors", {"format": "pt"})
+    spec, device = ModelSpec(source=str(tiny_folder)), pick_device("cpu")
+    assert inspect_model(spec).parameters
+    change_config(tiny_folder, tie_word_embeddings=True)
+    for opened in (inspect_model, partial(load, device=device), partial(Skeleton, device=device)):
+        with pytest.raises(
+            BadInputError, match=r"'lm_head\.weight'.*tie_word_embeddings to false"
+        ):
+            opened(spec)
+
+
+@pytest.mark.parametrize("n_layers", [1, 3])
+@pytest.mark.parametrize("prefix", ["model.", ""])
+def test_layers_that_the_config_does_not_count_and_layers_that_lack_are_one_sentence(
+    tiny_folder, n_layers, prefix
+):
+    file = tiny_folder / "model.safetensors"
+    tensors = {k.replace("model.", prefix, 1): v for k, v in load_file(file).items()}
+    save_file(tensors, file, {"format": "pt"})
+    assert inspect(tiny_folder).layout.n_layers == 2
+    change_config(tiny_folder, num_hidden_layers=n_layers)
+    said = f"hold 2 layers, but config.json says {n_layers}. Correct the number of layers"
+    with pytest.raises(BadInputError, match=said):
+        inspect(tiny_folder)
+
+
+def test_layers_of_a_family_with_other_names_are_counted_too(tmp_path):
+    config = GPT2Config(vocab_size=32, n_embd=16, n_layer=3, n_head=2, n_positions=16)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    assert inspect(tmp_path).layout.n_layers == 3
+    change_config(tmp_path, n_layer=2)
+    with pytest.raises(BadInputError, match="hold 3 layers"):
+        inspect(tmp_path)
 
 
 def test_the_demo_is_found_where_the_environment_says(monkeypatch, tiny_folder, tmp_path):
@@ -301,9 +350,13 @@ def test_a_checkpoint_of_the_bare_decoder_is_taken(tiny_folder, tiny_model):
     assert inspect(tiny_folder).parameters == sum(p.numel() for p in tiny_model.parameters())
 
 
-def test_a_config_with_more_layers_than_weights_is_said(tiny_folder):
-    change_config(tiny_folder, num_hidden_layers=3)
-    with pytest.raises(BadInputError, match=r"7 of 21 .*is absent where"):
+def test_a_weight_that_lacks_is_named(tiny_folder):
+    tensors = load_file(tiny_folder / "model.safetensors")
+    tensors.pop("model.layers.0.mlp.up_proj.weight")
+    save_file(tensors, tiny_folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(
+        BadInputError, match=r"1 of 14 .*layers\.0\.mlp\.up_proj.* is absent where"
+    ):
         inspect(tiny_folder)
 
 
