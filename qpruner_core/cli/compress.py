@@ -18,13 +18,9 @@ from qpruner_core.errors import BadInputError
 if TYPE_CHECKING:
     from qpruner_core.domain.compression import CompressionOutcome
 
-CRITERION = "wanda"
-"""What units are scored by where nothing is said: the first that goes layer by layer."""
-
 
 def compress_options(parser: ArgumentParser) -> None:
     """Add what only this command asks; model, text and pruning are asked as elsewhere."""
-    parser.set_defaults(criterion=CRITERION)
     parser.add_argument(
         "--precision",
         choices=PRECISIONS.names(),

@@ -140,7 +140,7 @@ def _compress(commands: _Commands) -> None:
     _data_options(parser)
     _compute_options(parser)
     _criterion_options(parser)
-    _prune_options(parser)
+    _prune_options(parser, "one of gradients needs the whole model")
     _search_options(parser)
     compress_options(parser)
 
@@ -183,10 +183,10 @@ def _criterion_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _prune_options(parser: argparse.ArgumentParser) -> None:
+def _prune_options(parser: argparse.ArgumentParser, words: str = "scored before") -> None:
     units = [entry.name for entry in CRITERIA if entry.facts["scores"] == "units"]
     parser.add_argument(
-        "--criterion", choices=units, help=f"default {PruningSpec().criterion}; scored before"
+        "--criterion", choices=units, help=f"default {PruningSpec().criterion}; {words}"
     )
     _shared_prune_options(parser)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 
 from qpruner_core.domain.spec import RunSpec
 
@@ -87,5 +88,7 @@ def compress_command(spec: RunSpec) -> str:
         precision = ("bf16",)
     if len(precision) == 1:
         left_out, chosen = (*left_out, *_OF_A_BUDGET), [f"--precision={precision[0]}"]
-    kept = [word for word in options_of(spec) if word.partition("=")[0] not in left_out]
+    # Of all seeds only that of the scores has a say: there is no search and no training.
+    asked = replace(spec, search=replace(spec.search, seed=spec.importance.seed))
+    kept = [word for word in options_of(asked) if word.partition("=")[0] not in left_out]
     return shlex.join(["qpruner", "compress", spec.model.source, *kept, *chosen, "--out=FOLDER"])

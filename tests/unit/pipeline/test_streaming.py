@@ -236,20 +236,38 @@ def test_the_tokenizer_travels_and_calibration_is_that_of_the_line(
     assert torch.equal(streaming.calibration_ids(spec.data, tokenizer), known)
 
 
-def test_the_card_says_the_command_that_asks_for_the_same(make: Any, tmp_path: Path) -> None:
-    changes = {"drop_layers": 1, "scope": "global"}
-    spec = make()
+@pytest.mark.parametrize(
+    ("criterion", "options"),
+    [
+        (PruningSpec().criterion, {}),
+        ("wanda", {}),
+        ("random", {}),
+        ("magnitude", {"magnitude": {"p": 1.0}}),
+    ],
+)
+def test_the_card_says_the_command_that_asks_for_the_same(
+    make: Any, tmp_path: Path, criterion: str, options: dict[str, Any]
+) -> None:
+    spec = make(importance=ImportanceSpec(options=options, seed=5))
+    changes = {"criterion": criterion, "drop_layers": 1, "scope": "global"}
     spec = replace(spec, pruning=replace(spec.pruning, **changes))
     compress(spec, tmp_path / "out", pick_device("cpu"))
     command = json.loads((tmp_path / "out" / "qpruner.json").read_text())["command"]
     words = shlex.split(command)
     assert words[0] == "qpruner"
-    arguments = build_parser().parse_args(words[1:])
-    again = compress_spec(arguments)
-    for part in ("model", "pruning"):
+    again = compress_spec(build_parser().parse_args(words[1:]))
+    for part in ("model", "importance", "pruning"):
         assert getattr(again, part) == getattr(spec, part)
     assert again.search.precisions == spec.search.precisions
     assert again.data.calibration_tokens == spec.data.calibration_tokens
+
+
+def test_the_help_of_the_command_says_its_own_default(capsys: pytest.CaptureFixture[str]) -> None:
+    for command, said in (("compress", "one of gradients"), ("prune", "scored before")):
+        with pytest.raises(SystemExit, match="0"):
+            build_parser().parse_args([command, "--help"])
+        printed = " ".join(capsys.readouterr().out.split())
+        assert f"default {PruningSpec().criterion}; {said}" in printed
 
 
 def test_a_pruned_checkpoint_can_be_compressed_again(
