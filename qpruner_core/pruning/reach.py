@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qpruner_core.domain.layout import ModelLayout
+from qpruner_core.domain.layout import KINDS, ModelLayout
 from qpruner_core.domain.plan import PruningPlan
 from qpruner_core.domain.spec import PruningSpec
 from qpruner_core.errors import InfeasibleRatioError
@@ -108,6 +108,9 @@ def check_reach(request: Request, ladders: Sequence[Ladder]) -> Reach:
 
 def _too_much(request: Request, highest: float) -> str:
     layout, ratio = request.layout, request.spec.ratio
+    absent = _absent_kinds(request)
+    if absent:
+        return absent
     shielded = len(protected_layers(layout.n_layers, request.spec))
     if request.spec.shape == "uniform":
         shielded = 0
@@ -122,6 +125,19 @@ def _too_much(request: Request, highest: float) -> str:
         f"A pruning ratio of {ratio:g} cannot be reached: {shielded} of {layout.n_layers} layers "
         f"are protected and at least one unit stays in every group. The largest possible ratio "
         f"for this model is {highest:g}. Lower the ratio, or protect fewer layers."
+    )
+
+
+def _absent_kinds(request: Request) -> str:
+    """Return a sentence where the model has units, but none of the kinds that may leave."""
+    has = list(dict.fromkeys(group.kind for group in request.layout.groups))
+    wanted = request.spec.kinds
+    if not wanted or not set(wanted).isdisjoint(has):
+        return ""
+    return (
+        f"A pruning ratio of {request.spec.ratio:g} was asked for, but only "
+        f"{' and '.join(KINDS[kind] for kind in wanted)} may leave and the model has none. Let "
+        f"units leave that it has: {' or '.join(KINDS[kind] for kind in has)}."
     )
 
 

@@ -91,18 +91,43 @@ def _layers(numbers: list[int]) -> str:
 
 def _ratio_remarks(request: Request, plan: PruningPlan, pruned: ModelLayout) -> Iterator[str]:
     """Say what share leaves when it is not the one asked for."""
-    asked, base = request.spec.ratio, request.base
+    asked = request.spec.ratio
     whole = sum(request.layout.layer_parameters)
     share = 1.0 - sum(pruned.layer_parameters) / whole
     if abs(share - asked) <= _NEAR:
         return
     found = f"{share:.1%} of the parameters of the layers leave rather than {asked:.1%}"
-    if share < asked or plan.kept != base.kept or base.is_identity:
+    settled = _settled_first(request)
+    if share < asked or not settled or _chose_freely(request, plan):
         yield f"{found}, the nearest that whole units and rounded widths give."
-    elif request.dropped:
-        yield f"{found}, as the dropped layers alone hold that much; nothing else leaves."
     else:
-        yield f"{found}, as that much left in earlier rounds; nothing else leaves."
+        yield f"{found}, as {_listed(settled)} alone take that much; nothing else leaves."
+
+
+def _settled_first(request: Request) -> list[str]:
+    """Return what takes parameters before the ratio has its say."""
+    by_hand = ratios_by_hand(request.layout, request.spec)
+    parts = {
+        "the dropped layers": bool(request.dropped),
+        "the ratios by hand": any(ratio > 0.0 for ratio in by_hand.values()),
+        "earlier rounds": bool(request.removed.kept),
+    }
+    return [words for words, is_there in parts.items() if is_there]
+
+
+def _chose_freely(request: Request, plan: PruningPlan) -> bool:
+    """Whether any layer without a ratio by hand loses units that had not left before."""
+    by_hand, before = ratios_by_hand(request.layout, request.spec), request.base.kept
+    return any(
+        group.layer not in by_hand and plan.kept[group.name] != before.get(group.name)
+        for group in request.layout.groups
+        if group.name in plan.kept
+    )
+
+
+def _listed(words: list[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _kind_remarks(request: Request, pruned: ModelLayout) -> Iterator[str]:

@@ -172,6 +172,18 @@ def test_only_the_kinds_that_were_chosen_leave():
     assert largest == pytest.approx(27 * STEP / sum(layout.layer_parameters))
 
 
+def test_kinds_that_the_model_has_none_of_are_refused_with_those_that_it_has():
+    spec = layerwise(ratio=0.2, kinds=("experts", "expert_channels"))
+    with pytest.raises(
+        InfeasibleRatioError,
+        match=r"only experts and expert channels may leave and the model has none\. Let units "
+        r"leave that it has: KV heads or MLP channels\.",
+    ):
+        select(model(), None, spec)
+    dropped = select(model(), None, replace(spec, drop_layers=3))
+    assert dropped.plan.dropped_layers == (8, 9, 10)
+
+
 def test_a_single_kv_head_stays_and_channels_make_up_for_it():
     layout = model(num_attention_heads=4, num_key_value_heads=1)
     selection = select(layout, None, layerwise(ratio=0.4))

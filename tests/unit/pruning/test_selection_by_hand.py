@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -104,8 +105,23 @@ def test_when_dropped_layers_hold_more_than_the_ratio_nothing_else_leaves_and_it
     assert selection.plan == PruningPlan(kept={}, dropped_layers=(8, 9, 10))
     assert selection.warnings == (
         "25.0% of the parameters of the layers leave rather than 10.0%, as the dropped layers "
-        "alone hold that much; nothing else leaves.",
+        "alone take that much; nothing else leaves.",
     )
+
+
+def test_when_dropped_layers_and_ratios_by_hand_take_more_than_the_ratio_it_says_so():
+    spec = layerwise(ratio=0.18, drop_layers=2, layer_ratios={"5": 0.5, "6": 0.0})
+    selection = select(model(), None, spec)
+    assert selection.plan.dropped_layers == (9, 10)
+    assert selection.warnings == (
+        "20.8% of the parameters of the layers leave rather than 18.0%, as the dropped layers "
+        "and the ratios by hand alone take that much; nothing else leaves.",
+    )
+    # Where others lose units too, it is rounding.
+    few = model(num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1)
+    spec = layerwise(ratio=0.4, kinds=("mlp_channels",), width_multiple=128)
+    by_hand = replace(spec, layer_ratios={"1": 0.2})
+    assert "nearest" in select(few, None, by_hand).warnings[0]
 
 
 def test_with_no_kind_of_unit_only_layers_leave_and_the_ratio_has_no_say():
@@ -183,8 +199,8 @@ def test_what_left_before_is_kept_away_even_where_the_spec_now_protects():
     selection = select(model(), None, layerwise(ratio=0.0), removed=first)
     assert selection.plan.kept == first.kept
     assert selection.warnings == (
-        "4.9% of the parameters of the layers leave rather than 0.0%, as that much left in "
-        "earlier rounds; nothing else leaves.",
+        "4.9% of the parameters of the layers leave rather than 0.0%, as earlier rounds "
+        "alone take that much; nothing else leaves.",
     )
 
 
