@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from qpruner_core.catalog import STRATEGIES
 from qpruner_core.domain.record import STEPS, ModelCard, RunRecord
-from qpruner_core.domain.spec import RunSpec
+from qpruner_core.domain.spec import PruningSpec, RunSpec
 from qpruner_core.errors import BadInputError
 from qpruner_core.inspection import inspect_model
 from qpruner_core.pipeline.searching import check_budget
@@ -57,6 +57,13 @@ def _check_length(spec: RunSpec, card: ModelCard) -> None:
         )
 
 
+def widths_are_known(spec: PruningSpec) -> bool:
+    """Whether ratio and layout alone decide how wide every layer stays: nobody knows what fits a
+    layer whose width scores decide.
+    """
+    return spec.scope == "per-layer" or spec.shape == "uniform"
+
+
 def check_feasible(record: RunRecord, spec: RunSpec, steps: tuple[str, ...]) -> None:
     """Refuse a ratio, a budget or widths that no plan reaches, from the headers alone.
 
@@ -73,8 +80,7 @@ def check_feasible(record: RunRecord, spec: RunSpec, steps: tuple[str, ...]) -> 
         plan = select(layout, None, spec.pruning).plan
         wanted = spec.pruning.compensation == "bias"
         pruned = layout.pruned(with_biases(layout, plan) if wanted else plan)
-    # Where scores decide how wide a layer stays, nobody knows yet what fits it.
-    is_known = "prune" not in steps or spec.pruning.scope == "per-layer"
+    is_known = "prune" not in steps or widths_are_known(spec.pruning)
     if is_known and ("quantize" in steps or "search" in steps):
         check_shapes(pruned, spec.search.precisions)
     if "search" in steps:

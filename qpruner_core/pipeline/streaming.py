@@ -43,6 +43,7 @@ from qpruner_core.models.inputs import InputStats
 from qpruner_core.models.loader import check_tokenizer, load_tokenizer
 from qpruner_core.models.skeleton import Skeleton
 from qpruner_core.pipeline.asked import compress_command
+from qpruner_core.pipeline.beginning import widths_are_known
 from qpruner_core.pipeline.streamed_scores import (
     Seen,
     Wanted,
@@ -130,9 +131,12 @@ def check_compression(spec: RunSpec, layout: ModelLayout) -> None:
             f"The format {spec.export.format!r} was asked for, but layer by layer only "
             f"{' and '.join(FLAVOURS)} are written. Choose one of these."
         )
-    pruned = select(layout, None, spec.pruning).layout
+    plan = select(layout, None, spec.pruning).plan
+    wanted = spec.pruning.compensation == "bias"
+    pruned = layout.pruned(with_biases(layout, plan) if wanted else plan)
     if spec.export.format == "hf_mixed":
-        check_shapes(pruned, spec.search.precisions)
+        if widths_are_known(spec.pruning):
+            check_shapes(pruned, spec.search.precisions)
         if len(spec.search.precisions) > 1:
             reference = dense_bytes(layout)
             budget = parse_budget(spec.search.memory_budget, reference)

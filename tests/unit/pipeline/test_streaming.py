@@ -21,11 +21,13 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from qpruner_core.catalog import EXPORTERS
+from qpruner_core.catalog import EXPORTERS, precision_formats
 from qpruner_core.cli.compress import compress_spec
 from qpruner_core.cli.parser import build_parser
 from qpruner_core.data import load_corpus
+from qpruner_core.domain.footprint import plan_bytes
 from qpruner_core.domain.layout import opens_plainly
+from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.progress import Progress
 from qpruner_core.domain.spec import (
     DataSpec,
@@ -38,6 +40,7 @@ from qpruner_core.domain.spec import (
 )
 from qpruner_core.errors import (
     BadInputError,
+    IncompatibleShapeError,
     InfeasibleBudgetError,
     OutputExistsError,
     StoppedError,
@@ -50,8 +53,9 @@ from qpruner_core.models.hidden_states import hidden_states
 from qpruner_core.models.loader import load
 from qpruner_core.models.skeleton import Skeleton
 from qpruner_core.pipeline import streaming
+from qpruner_core.pipeline.beginning import widths_are_known
 from qpruner_core.pipeline.streamed_scores import Wanted, see_layers
-from qpruner_core.pipeline.streaming import compress
+from qpruner_core.pipeline.streaming import check_compression, compress
 from qpruner_core.pruning.compensation import (
     bias_values,
     round_biases_,
@@ -310,6 +314,32 @@ def test_what_cannot_work_is_refused_before_weights_are_read(
     with pytest.raises(Exception, match=words):
         compress(spec, tmp_path / "out", pick_device("cpu"))
     assert not (tmp_path / "out").exists()
+
+
+def test_widths_that_scores_decide_are_not_refused_before_they_are_known(make: Any) -> None:
+    spec = make()
+    layout = Skeleton(spec.model, pick_device("cpu")).layout
+    odd = replace(spec.pruning, width_multiple=1, scope="per-layer")
+    with pytest.raises(IncompatibleShapeError, match="blocks of 64"):
+        check_compression(replace(spec, pruning=odd), layout)
+    for scope in ("global", "balanced"):
+        free = replace(spec, pruning=replace(odd, scope=scope))
+        assert not widths_are_known(free.pruning)
+        check_compression(free, layout)
+        assert widths_are_known(replace(free.pruning, shape="uniform"))
+
+
+def test_biases_that_a_plan_adds_count_towards_the_budget(make: Any) -> None:
+    search = SearchSpec(precisions=("nf4", "bf16"))
+    spec = make(search=search)
+    layout = Skeleton(spec.model, pick_device("cpu")).layout
+    bare = select(layout, None, spec.pruning).layout
+    least = plan_bytes(bare, PrecisionPlan.uniform(bare, "nf4"), precision_formats())
+    spec = replace(spec, search=replace(search, memory_budget=f"{least} B"))
+    check_compression(spec, layout)
+    spec = replace(spec, pruning=replace(spec.pruning, compensation="bias"))
+    with pytest.raises(InfeasibleBudgetError, match="smallest plan"):
+        check_compression(spec, layout)
 
 
 def test_a_budget_that_no_plan_reaches_is_refused(make: Any, tmp_path: Path) -> None:
