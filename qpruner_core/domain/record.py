@@ -157,7 +157,8 @@ class ComparedPruning:
     metrics: Metrics
     """The pruned 16-bit model."""
     seconds: float
-    """Wall time of selection, surgery and compensation; scoring, which criteria share, apart."""
+    """Wall time of selection, surgery and compensation, and of scoring anew in all rounds but the
+    first. What criteria share is apart: first scores, Block Influence, and loading the model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -111,11 +111,11 @@ class Comparing:
         return len(measured & set(wanted)), len(wanted)
 
     def _measured(self, spec: PruningSpec) -> ComparedPruning:
-        self._materials.dense()
-        started = perf_counter()
+        self._cutting.prepare(spec)
+        started, loading = perf_counter(), self._materials.loading_seconds
         cut = self._cutting.decide(spec)
         self._materials.cut(cut.plan, cut.biases, "compared" if cut.plan.biases else "")
-        seconds = perf_counter() - started
+        seconds = perf_counter() - started - (self._materials.loading_seconds - loading)
         left = self._materials.current()
         metrics = self._materials.suite().evaluate(
             left.model, weight_bytes=bytes_16_bit(cut.layout), device_name=left.device.name

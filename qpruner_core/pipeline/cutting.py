@@ -100,6 +100,20 @@ class Cutting:
         self._store = store
         self._record = record
         self._materials = materials
+        self._known_influence: list[float] = []
+        self._influence_key: object = None
+
+    def prepare(self, spec: PruningSpec) -> None:
+        """Have at hand what prunings by all criteria share: the dense model, the text, and the
+        Block Influence of the layers where some are to leave.
+
+        Raises:
+            NotReadyError: The run was not scored.
+        """
+        layout = self._materials.dense().layout
+        self._materials.corpus()
+        if spec.drop_layers:
+            self._influence(layout)
 
     def prune(self, tell: Tell) -> PruningOutcome:
         """Prune by the record's spec and measure before and after; the pruned model stays in
@@ -156,10 +170,12 @@ class Cutting:
         influence = self._influence(layout) if spec.drop_layers else None
         first = _dropped_share(layout, spec, influence)
         scores, chosen = self._scores(spec.criterion), None
+        said: list[str] = []
         for number in range(1, spec.iterations + 1):
             if chosen is not None:
                 on_round(number - 1, f"round {number} of {spec.iterations}: scoring what is left")
-                scores = self._scored_again(layout, chosen.plan, spec.criterion)
+                scores, warnings = self._scored_again(layout, chosen.plan, spec.criterion)
+                said += [f"Round {number}, by the names of what was left: {w}" for w in warnings]
             chosen = select(
                 layout,
                 scores,
@@ -169,7 +185,8 @@ class Cutting:
             )
         if chosen is None:
             raise RuntimeError("a pruning spec has at least one round")
-        return self._compensated(layout, spec, chosen)
+        cut = self._compensated(layout, spec, chosen)
+        return replace(cut, warnings=(*said, *cut.warnings))
 
     def _scores(self, criterion: str) -> UnitScores:
         outcome = self._outcome()
@@ -191,24 +208,36 @@ class Cutting:
         return outcome
 
     def _influence(self, layout: ModelLayout) -> list[float]:
-        """Return the Block Influence of every layer: as it was scored, else measured now."""
+        """Return the Block Influence of every layer: as it was scored, else measured, once for a
+        model and a text.
+        """
         outcome = self._outcome()
         known = outcome.layer_values(DEPTH)
         if known.keys() == set(range(layout.n_layers)):
             return [known[layer] for layer in range(layout.n_layers)]
-        dense, ids = self._materials.dense(), self._materials.corpus().calibration
-        values = layer_signal(DEPTH, dense.model, layout, ids, seed=outcome.spec.seed)
-        return [float(value) for value in values]
+        spec = self._record().spec
+        key = (spec.model, spec.data, outcome.spec.seed)
+        if self._influence_key != key:
+            dense, ids = self._materials.dense(), self._materials.corpus().calibration
+            values = layer_signal(DEPTH, dense.model, layout, ids, seed=outcome.spec.seed)
+            self._known_influence = [float(value) for value in values]
+            self._influence_key = key
+        return self._known_influence
 
-    def _scored_again(self, layout: ModelLayout, plan: PruningPlan, criterion: str) -> UnitScores:
-        """Return the scores of what a plan leaves, in the numbering of the dense model."""
+    def _scored_again(
+        self, layout: ModelLayout, plan: PruningPlan, criterion: str
+    ) -> tuple[UnitScores, tuple[str, ...]]:
+        """Return the scores of what a plan leaves, in the numbering of the dense model, and what
+        scoring says to the person.
+        """
         asked = self._outcome().spec
         self._materials.cut(plan)
         left = self._materials.current()
         spec = ImportanceSpec(criteria=(criterion,), options=asked.options, seed=asked.seed)
         ids = self._materials.corpus().calibration
         found = score(left.model, layout.pruned(plan), ids, spec)
-        return in_dense_numbering(layout, plan, found.unit_scores[criterion])
+        scores = in_dense_numbering(layout, plan, found.unit_scores[criterion])
+        return scores, found.warnings
 
     def _compensated(self, layout: ModelLayout, spec: PruningSpec, chosen: Selection) -> Cut:
         dense = self._materials.dense()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from time import perf_counter
 
 import numpy as np
 import torch
@@ -55,6 +56,8 @@ class Materials:
         self._corpus: Corpus | None = None
         self._suites: dict[str, Suite] = {}
         self._data_key: object = None
+        self.loading_seconds = 0.0
+        """Wall time of all loads of the model so far."""
 
     @property
     def device(self) -> Device:
@@ -191,7 +194,10 @@ class Materials:
         if record.load is not None and record.load.revision is not None:
             # A branch may have moved since; the run stays with the commit it was begun on.
             spec = replace(spec, revision=record.load.revision)
-        return load(spec, self._device)
+        started = perf_counter()
+        found = load(spec, self._device)
+        self.loading_seconds += perf_counter() - started
+        return found
 
     def _stored_biases(self, outcome: PruningOutcome) -> dict[str, torch.Tensor]:
         if not outcome.biases:

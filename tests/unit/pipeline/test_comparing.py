@@ -10,7 +10,7 @@ from qpruner_core.domain.record import STEPS
 from qpruner_core.domain.spec import ImportanceSpec
 from qpruner_core.errors import InfeasibleRatioError, NotReadyError
 from qpruner_core.models.device import pick_device
-from qpruner_core.pipeline import Line
+from qpruner_core.pipeline import Line, comparing, cutting, materials
 from qpruner_core.pipeline.cutting import Cutting
 
 
@@ -85,6 +85,35 @@ def test_a_row_is_refused_under_a_comparison_at_another_ratio(line, deep_spec):
         line.compare_one(*second, asked)
     assert line.record().comparison == found
     assert line.compare_one(*second, replace(other, criterion="magnitude")) == found.rows[1]
+
+
+def test_layers_are_measured_once_and_seconds_are_those_of_the_row_alone(
+    line, deep_spec, monkeypatch
+):
+    """Loading and Block Influence take a thousand seconds here, scoring in a round seven."""
+    clock, told = [0.0], []
+
+    def taking(module, name, seconds):
+        real = getattr(module, name)
+
+        def slow(*given, **named):
+            clock[0] += seconds
+            told.append(name)
+            return real(*given, **named)
+
+        monkeypatch.setattr(module, name, slow)
+
+    for module in (comparing, materials):
+        monkeypatch.setattr(module, "perf_counter", lambda: clock[0])
+    taking(materials, "load", 1000.0)
+    taking(cutting, "layer_signal", 1000.0)
+    taking(cutting, "score", 7.0)
+    other = Line(line._store, line.record().run_id, pick_device("cpu"))
+    other.compare(replace(deep_spec.pruning, drop_layers=1, iterations=2, compensation="bias"))
+    found = other.record().comparison.rows
+    assert [row.seconds for row in found] == [7.0] * 4
+    assert told.count("layer_signal") == 1
+    assert told.count("score") == 4
 
 
 def test_a_stop_between_rows_leaves_those_that_are_measured(line, deep_spec):

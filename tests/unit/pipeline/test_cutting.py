@@ -16,7 +16,7 @@ from qpruner_core.errors import NotReadyError
 from qpruner_core.importance import score
 from qpruner_core.models.architectures import llama
 from qpruner_core.models.device import pick_device
-from qpruner_core.pipeline import Line
+from qpruner_core.pipeline import Line, cutting
 from qpruner_core.pipeline.cutting import in_dense_numbering, round_spec
 from qpruner_core.pruning.selection import select
 
@@ -35,6 +35,7 @@ def same(first, second):
     )
 
 
+@pytest.mark.slow
 def test_all_of_it_together_goes_down_the_line_and_reloads_bit_for_bit(
     start, go, deep_spec, tmp_path
 ):
@@ -97,6 +98,23 @@ def test_each_round_scores_the_model_as_pruned_so_far(start, go, deep_spec):
         expected[group.name][kept] = found.unit_scores["wanda"][group.name]
     assert plan == select(dense.layout, expected, spec.pruning, removed=first).plan
     assert all(set(kept) <= set(first.kept.get(name, kept)) for name, kept in plan.kept.items())
+
+
+def test_what_scoring_says_in_a_later_round_comes_with_the_pruning(
+    start, go, deep_spec, monkeypatch
+):
+    spec = asked(deep_spec, iterations=3)
+    line = start(spec)
+    go(line, spec, *STEPS[:2])
+
+    def idle(*given):
+        return replace(score(*given), warnings=("1 of 8 experts saw no token.",))
+
+    monkeypatch.setattr(cutting, "score", idle)
+    assert go(line, spec, "prune").prune.warnings[:2] == (
+        "Round 2, by the names of what was left: 1 of 8 experts saw no token.",
+        "Round 3, by the names of what was left: 1 of 8 experts saw no token.",
+    )
 
 
 def test_one_round_decides_what_selection_alone_decides(start, go, store, deep_spec):
