@@ -8,16 +8,12 @@ from typing import TYPE_CHECKING, NoReturn
 from qpruner_core import __version__
 from qpruner_core.catalog import CRITERIA, EXPORTERS, PRECISIONS, STRATEGIES
 from qpruner_core.cli.compress import compress_options
-from qpruner_core.cli.specs import criterion_option, layer_ratio
-from qpruner_core.domain.layout import KINDS
+from qpruner_core.cli.pruning_options import prune_options, shared_prune_options
+from qpruner_core.cli.specs import criterion_option
 from qpruner_core.domain.spec import (
-    COMPENSATIONS,
     OBJECTIVES,
-    SCOPES,
-    SHAPES,
     TIES,
     DataSpec,
-    PruningSpec,
     RecoverySpec,
     SearchSpec,
 )
@@ -95,7 +91,7 @@ def _run(commands: _Commands) -> None:
     _data_options(parser)
     _compute_options(parser)
     _score_options(parser)
-    _prune_options(parser)
+    prune_options(parser)
     _search_options(parser)
     _recover_options(parser)
     _export_options(parser)
@@ -110,7 +106,7 @@ def _step(commands: _Commands, name: str, words: str) -> None:
     _compute_options(parser)
     options = {
         "score": _score_options,
-        "prune": _prune_options,
+        "prune": prune_options,
         "search": _search_options,
         "recover": _recover_options,
         "export": _export_options,
@@ -128,7 +124,7 @@ def _compare(commands: _Commands) -> None:
     )
     parser.add_argument("run_id", help="id of the run, as 'qpruner runs' lists it")
     _compute_options(parser)
-    _shared_prune_options(parser)
+    shared_prune_options(parser)
 
 
 def _compress(commands: _Commands) -> None:
@@ -140,7 +136,7 @@ def _compress(commands: _Commands) -> None:
     _data_options(parser)
     _compute_options(parser)
     _criterion_options(parser)
-    _prune_options(parser, "one of gradients needs the whole model")
+    prune_options(parser, "one of gradients needs the whole model")
     _search_options(parser)
     compress_options(parser)
 
@@ -180,74 +176,6 @@ def _criterion_options(parser: argparse.ArgumentParser) -> None:
         type=criterion_option,
         metavar="CRITERION.OPTION=VALUE",
         help="an option of a criterion, such as taylor.aggregation=vector; may be repeated",
-    )
-
-
-def _prune_options(parser: argparse.ArgumentParser, words: str = "scored before") -> None:
-    units = [entry.name for entry in CRITERIA if entry.facts["scores"] == "units"]
-    parser.add_argument(
-        "--criterion", choices=units, help=f"default {PruningSpec().criterion}; {words}"
-    )
-    _shared_prune_options(parser)
-
-
-def _shared_prune_options(parser: argparse.ArgumentParser) -> None:
-    """Add what all rows of a comparison share."""
-    default = PruningSpec()
-    parser.add_argument(
-        "--pruning-ratio",
-        "--ratio",
-        type=float,
-        help="share of the parameters of the layers that leaves, in [0, 1); default "
-        f"{default.ratio}",
-    )
-    parser.add_argument(
-        "--scope",
-        "--pruning-scope",
-        choices=SCOPES,
-        help=f"what units are ranked within; default {default.scope}",
-    )
-    parser.add_argument(
-        "--shape",
-        "--pruning-shape",
-        choices=SHAPES,
-        help=f"widths of every layer's own, or one for all; default {default.shape}",
-    )
-    parser.add_argument(
-        "--pruning-kinds",
-        help=f"units that may leave, comma-separated, of: {', '.join(KINDS)}; default "
-        f"{','.join(default.kinds)}",
-    )
-    parser.add_argument(
-        "--layer-ratio",
-        action="append",
-        type=layer_ratio,
-        metavar="LAYER=RATIO",
-        help="ratio of one layer by hand, such as 3=0.5; may be repeated; 'none' takes back those "
-        "of the run",
-    )
-    parser.add_argument(
-        "--drop-layers",
-        type=int,
-        help=f"whole layers that leave by Block Influence; default {default.drop_layers}",
-    )
-    parser.add_argument(
-        "--pruning-iterations",
-        type=int,
-        help=f"rounds of scoring and pruning; default {default.iterations}",
-    )
-    parser.add_argument(
-        "--compensation",
-        choices=COMPENSATIONS,
-        help="'bias': the mean of what left goes into biases (when comparing: each without and "
-        f"with); default {default.compensation}",
-    )
-    parser.add_argument("--protect-first", type=int, help="first layers that lose nothing")
-    parser.add_argument("--protect-last", type=int, help="last layers that lose nothing")
-    parser.add_argument(
-        "--width-multiple",
-        type=int,
-        help=f"kept MLP channels are a multiple of this; default {default.width_multiple}",
     )
 
 

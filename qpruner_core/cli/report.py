@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from qpruner_core.cli.compress import compression_document, compression_lines
 from qpruner_core.cli.report_pruning import (
     comparison_document,
     comparison_lines,
@@ -14,7 +15,15 @@ from qpruner_core.cli.report_pruning import (
 from qpruner_core.domain.footprint import bits_per_weight, dense_bytes, format_bytes, plan_bytes
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.plan import PrecisionPlan
-from qpruner_core.domain.record import ModelCard, RunRecord, Trial
+from qpruner_core.domain.record import (
+    ExportOutcome,
+    ModelCard,
+    PruningOutcome,
+    RecoveryOutcome,
+    RunRecord,
+    SearchOutcome,
+    Trial,
+)
 
 
 def write(text: str) -> None:
@@ -59,53 +68,67 @@ def run_document(record: RunRecord) -> dict[str, Any]:
         "seconds": {step: round(seconds, 3) for step, seconds in record.seconds.items()},
     }
     if record.prune is not None:
-        pruned = record.prune
-        document["pruning"] = {
-            **pruning_document(record),
-            "before": metrics_document(pruned.before),
-            "after": metrics_document(pruned.after),
-            "warnings": list(pruned.warnings),
-        }
+        document["pruning"] = _pruning(record, record.prune)
     if record.comparison is not None:
         document["comparison"] = comparison_document(record.comparison)
     if record.evaluate is not None:
         document["evaluation"] = metrics_document(record.evaluate)
     if record.search is not None:
-        found = record.search
-        document |= {
-            "budget_bytes": found.budget_bytes,
-            "baselines": [trial_document(trial) for trial in found.baselines],
-            "trials": [trial_document(trial) for trial in found.trials],
-            "front": list(found.front),
-            "chosen": found.chosen,
-        }
+        document |= _search(record.search)
     if record.recover is not None:
-        recovered = record.recover
-        document["recovery"] = {
-            "steps": len(recovered.losses),
-            "trial": recovered.spec.trial,
-            "before": metrics_document(recovered.before),
-            "after": metrics_document(recovered.after),
-            "losses": list(recovered.losses),
-            "adapter": recovered.adapter,
-            "trainable_parameters": recovered.trainable_parameters,
-            "estimated_memory_bytes": recovered.estimated_memory_bytes,
-            "peak_memory_bytes": recovered.peak_memory_bytes,
-            "adapter_bytes": recovered.after.weight_bytes - recovered.before.weight_bytes,
-        }
+        document["recovery"] = _recovery(record.recover)
     if record.export is not None:
-        written = record.export
-        document["export"] = {
-            "path": written.path,
-            "format": written.spec.format,
-            "trial": written.spec.trial,
-            "bytes": written.size_bytes,
-            "planned_bytes": written.planned_bytes,
-            "reload_logits_equal": written.reload_logits_equal,
-            "max_logit_difference": written.max_logit_difference,
-            "files": dict(written.files),
-        }
+        document["export"] = _export(record.export)
+    if record.compressed is not None:
+        document["compressed"] = compression_document(record.compressed)
     return document
+
+
+def _pruning(record: RunRecord, pruned: PruningOutcome) -> dict[str, Any]:
+    return {
+        **pruning_document(record),
+        "before": metrics_document(pruned.before),
+        "after": metrics_document(pruned.after),
+        "warnings": list(pruned.warnings),
+    }
+
+
+def _search(found: SearchOutcome) -> dict[str, Any]:
+    return {
+        "budget_bytes": found.budget_bytes,
+        "baselines": [trial_document(trial) for trial in found.baselines],
+        "trials": [trial_document(trial) for trial in found.trials],
+        "front": list(found.front),
+        "chosen": found.chosen,
+    }
+
+
+def _recovery(recovered: RecoveryOutcome) -> dict[str, Any]:
+    return {
+        "steps": len(recovered.losses),
+        "trial": recovered.spec.trial,
+        "before": metrics_document(recovered.before),
+        "after": metrics_document(recovered.after),
+        "losses": list(recovered.losses),
+        "adapter": recovered.adapter,
+        "trainable_parameters": recovered.trainable_parameters,
+        "estimated_memory_bytes": recovered.estimated_memory_bytes,
+        "peak_memory_bytes": recovered.peak_memory_bytes,
+        "adapter_bytes": recovered.after.weight_bytes - recovered.before.weight_bytes,
+    }
+
+
+def _export(written: ExportOutcome) -> dict[str, Any]:
+    return {
+        "path": written.path,
+        "format": written.spec.format,
+        "trial": written.spec.trial,
+        "bytes": written.size_bytes,
+        "planned_bytes": written.planned_bytes,
+        "reload_logits_equal": written.reload_logits_equal,
+        "max_logit_difference": written.max_logit_difference,
+        "files": dict(written.files),
+    }
 
 
 def metrics_document(metrics: Metrics) -> dict[str, Any]:
@@ -195,6 +218,9 @@ def run_lines(record: RunRecord) -> list[str]:
         lines.append(
             f"exported {format_bytes(written.size_bytes)} to {written.path} (reloaded: {proof})"
         )
+    if record.compressed is not None:
+        lines += ["beside the line, layer by layer:"]
+        lines += [f"  {line}" for line in compression_lines(record.compressed)]
     return lines
 
 

@@ -9,7 +9,9 @@ from dataclasses import replace
 import pytest
 
 from qpruner_core.cli import main
+from qpruner_core.cli.compress import compression_document, compression_lines
 from qpruner_core.cli.parser import build_parser
+from qpruner_core.cli.report import run_document, run_lines
 from qpruner_core.cli.report_pruning import (
     comparison_document,
     comparison_lines,
@@ -17,8 +19,9 @@ from qpruner_core.cli.report_pruning import (
     what_stays,
 )
 from qpruner_core.cli.specs import overlay, run_spec
+from qpruner_core.domain.compression import CompressionOutcome
 from qpruner_core.domain.metrics import Metrics, TaskResult
-from qpruner_core.domain.plan import PruningPlan
+from qpruner_core.domain.plan import PrecisionPlan, PruningPlan
 from qpruner_core.domain.record import (
     ComparedPruning,
     Comparison,
@@ -210,3 +213,32 @@ def test_compared_criteria_stand_in_the_order_of_their_loss():
     assert [line.split()[0] for line in lines[2:]] == ["(dense)", "taylor", "random"]
     bare = replace(found, dense=metrics(1.0, None), rows=())
     assert "%" not in comparison_lines(bare)[-1]
+
+
+def test_a_run_tells_what_was_written_layer_by_layer_beside_it(record):
+    assert "compressed" not in run_document(record)
+    outcome = CompressionOutcome(
+        spec=record.spec,
+        path="/out",
+        pruning=record.prune.plan,
+        layout=record.prune.layout,
+        plan=PrecisionPlan.uniform(record.prune.layout, "nf4"),
+        parameters_before=100,
+        parameters_after=80,
+        planned_bytes=2**20,
+        size_bytes=2**20,
+        largest_layer_bytes=2**10,
+        peak_memory_bytes=2**30,
+        device="cpu",
+        n_tokens=0,
+        files={},
+        seconds={"score": 1.0},
+    )
+    written = replace(record, compressed=outcome)
+    assert run_document(written)["compressed"] == compression_document(outcome)
+    said = run_lines(written)
+    assert said[:-5] == run_lines(record)
+    assert said[-5:] == [
+        "beside the line, layer by layer:",
+        *(f"  {line}" for line in compression_lines(outcome)),
+    ]
