@@ -5,7 +5,7 @@ Criteria see matrices `(n_units, weights_per_unit)` and never ask what kind of b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -98,33 +98,6 @@ class CoupledGroup:
                     weights=parameter.detach().reshape(1, -1, 1),
                     gradients=_gradient(parameter).reshape(1, -1, 1),
                 )
-
-    @property
-    def weights(self) -> list[torch.Tensor]:
-        """Weights per slice, each ``(n_units, weights_per_unit)`` in the model's dtype, without
-        history.
-        """
-        return self._units_first([parameter.detach() for parameter in self.views])
-
-    @property
-    def gradients(self) -> list[torch.Tensor]:
-        """Gradients per slice, shaped like `weights`.
-
-        Raises:
-            RuntimeError: No backward pass has reached one of the parameters.
-        """
-        gradients = [parameter.grad for parameter in self.views if parameter.grad is not None]
-        if len(gradients) < len(self.views):
-            raise RuntimeError(
-                f"{self.name} has parameters without a gradient: run backward first"
-            )
-        return self._units_first(gradients)
-
-    def _units_first(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        return [
-            units_first(tensor, part, self.n_units)
-            for tensor, part in zip(tensors, self.layout.slices, strict=True)
-        ]
 
 
 def coupled_groups(model: nn.Module, layout: ModelLayout) -> list[CoupledGroup]:

@@ -54,13 +54,6 @@ class InputStats:
         return self._deviations
 
     @property
-    def variance(self) -> torch.Tensor:
-        """Mean squared deviation from the mean over the tokens seen (divided by their number, not
-        one less), (in,), >= 0.
-        """
-        return self._deviations / max(1, self.n_tokens)
-
-    @property
     def norm(self) -> torch.Tensor:
         """Euclidean norm over the tokens seen: the square root of the *sum* of squares, (in,), >=
         0. Divide by ``sqrt(n_tokens)`` for the root mean square.

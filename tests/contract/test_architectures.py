@@ -132,7 +132,7 @@ def test_units_enter_the_residual_stream_through_inputs_alone(model, layout):
 def test_a_unit_owns_as_many_parameters_as_its_views_hold(model, layout):
     for group in coupled_groups(model, layout):
         if not group.layout.members:
-            per_unit = sum(weight.shape[1] for weight in group.weights)
+            per_unit = sum(piece.weights[0].numel() for piece in group.pieces())
             assert per_unit == group.layout.unit_parameters
 
 
