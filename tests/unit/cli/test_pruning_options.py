@@ -114,7 +114,7 @@ def test_options_of_criteria_are_typed_and_join_those_of_the_run():
         ("prune RUN --layer-ratio x=0.5", "3=0.5"),
         ("prune RUN --layer-ratio 3=half", "3=0.5"),
         ("score RUN --criterion-option taylor", "aggregation"),
-        ("score RUN --criterion-option saliency.p=1", "magnitude"),
+        ("score RUN --criterion-option nonsense.p=1", "magnitude"),
         ("prune RUN --compensation maybe", "maybe"),
     ],
 )
