@@ -39,7 +39,8 @@ def panel(record: RunRecord, layout: ModelLayout, asked: Asked, *, busy: bool) -
     with st.expander("Larger than memory", expanded=opened):
         _why(layout, lacks)
         criterion = _criterion(asked.pruning.criterion)
-        search, export = _precision(record.spec.search, record.spec.export)
+        # A folder that was named for an export is not to be written twice.
+        search, export = _precision(record.spec.search, replace(record.spec.export, out=None))
         spec = widgets.with_part(
             record.spec,
             importance=asked.importance,
@@ -146,6 +147,7 @@ def _done(record: RunRecord) -> None:
     found = record.compressed
     if found is None:
         return
+    peak = found.peak_memory_bytes
     st.subheader("Written layer by layer", anchor=False)
     widgets.figures(
         [
@@ -164,9 +166,9 @@ def _done(record: RunRecord) -> None:
             ),
             Figure(
                 label="Peak memory",
-                value=wording.size(found.peak_memory_bytes),
+                value="not counted" if peak is None else wording.size(peak),
                 term="peak_memory",
-                origin=wording.MEASURED,
+                origin="" if peak is None else wording.MEASURED,
             ),
         ]
     )

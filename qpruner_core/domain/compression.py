@@ -36,8 +36,9 @@ class CompressionOutcome:
     """Bytes of all weight files on disk."""
     largest_layer_bytes: int
     """Bytes of the largest decoder layer at 16 bit, before pruning."""
-    peak_memory_bytes: int
-    """Most memory that the process ever held, libraries included; resident bytes."""
+    peak_memory_bytes: int | None
+    """Most memory that the process held while this was made, with libraries and whatever else it
+    held before; resident bytes on the host. None where the system counts from its start alone."""
     device: str
     """Where calibration text went through the layers."""
     n_tokens: int

@@ -292,6 +292,18 @@ def test_layer_by_layer_a_budget_mixes_precisions(open_page, run_at, jobs):
     assert len(search.precisions) > 1
 
 
+def test_the_folder_of_an_export_is_not_written_layer_by_layer_too(
+    open_page, run_at, store, jobs
+):
+    record = run_at("load")
+    export = replace(record.spec.export, out="/somewhere/exported")
+    record = replace(record, spec=replace(record.spec, export=export))
+    store.write(record)
+    at = open_page("pruning", record)
+    at.button(key="compress/start").click().run()
+    assert jobs.asked[0][1][1].export.out is None
+
+
 def test_what_was_written_layer_by_layer_is_measured_and_can_be_downloaded(
     open_page, run_at, store, said
 ):
