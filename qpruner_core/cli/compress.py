@@ -95,12 +95,13 @@ def compression_lines(outcome: CompressionOutcome) -> list[str]:
     counts = {name: 0 for name in dict.fromkeys(outcome.plan.precisions.values())}
     for name in outcome.plan.precisions.values():
         counts[name] += 1
+    layer = f"the largest layer takes {format_bytes(outcome.largest_layer_bytes)}"
+    peak = outcome.peak_memory_bytes
     return [
         f"pruned {outcome.spec.pruning.ratio:.0%} by {outcome.spec.pruning.criterion}: "
         f"{outcome.parameters_before:,} -> {outcome.parameters_after:,} parameters",
         f"precisions: {', '.join(f'{count} x {name}' for name, count in counts.items())}",
         f"wrote {format_bytes(outcome.size_bytes)} to {outcome.path}",
-        f"peak memory {format_bytes(outcome.peak_memory_bytes)}, the largest layer takes "
-        f"{format_bytes(outcome.largest_layer_bytes)}",
+        layer if peak is None else f"peak memory {format_bytes(peak)}, {layer}",
         *outcome.warnings,
     ]

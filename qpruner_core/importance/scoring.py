@@ -100,7 +100,7 @@ def score(
         ticker.tick(f"Scored by {name}")
     layers: dict[str, Values] = {}
     for name, signal in wanted.signals.items():
-        layers[name] = _finite(name, "the layers", signal.values())
+        layers[name] = finite(name, "the layers", signal.values())
         ticker.tick(f"Scored by {name}")
     kinds = {group.name: (group.layer, group.kind) for group in layout.groups}
     return Scores(
@@ -267,12 +267,17 @@ def _score_units(
     name: str, criterion: UnitCriterion, model: nn.Module, layout: ModelLayout
 ) -> dict[str, Values]:
     return {
-        group.name: _finite(name, repr(group.name), criterion.score(group).float().cpu().numpy())
+        group.name: finite(name, repr(group.name), criterion.score(group).float().cpu().numpy())
         for group in coupled_groups(model, layout)
     }
 
 
-def _finite(name: str, where: str, values: Values) -> Values:
+def finite(name: str, where: str, values: Values) -> Values:
+    """Return the values that a criterion gave for a place, which are all finite.
+
+    Raises:
+        NonFiniteLossError: Some are not.
+    """
     if not np.isfinite(values).all():
         raise NonFiniteLossError(
             f"While scoring, the criterion {name!r} gave values for {where} that are not finite "

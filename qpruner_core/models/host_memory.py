@@ -6,21 +6,36 @@ import ctypes
 import os
 import resource
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_MMAP_THRESHOLD = -3
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _LARGE_BYTES = 2**20
+_LARGEST_BYTES = 2**25
+"""Where the bound of glibc ends up in a process that freed large blocks; most it can be set to."""
 
 
-def keep_small() -> None:
-    """Let the C library give large blocks back to the system as soon as they are freed.
+@contextmanager
+def keeping_small() -> Iterator[None]:
+    """Inside, the C library gives large blocks back to the system as soon as they are freed.
 
     It otherwise raises its own bound with every large block that is freed, and later tensors then
-    lie in heaps that never shrink. Nothing happens where the C library is not glibc.
+    lie in heaps that never shrink. A bound that was set never moves by itself again: afterwards
+    it is set to where it would have gone, so that later work of the process allocates as before.
+    Nothing happens where the C library is not glibc.
     """
+    _set(_MMAP_THRESHOLD, _LARGE_BYTES)
+    try:
+        yield
+    finally:
+        _set(_MMAP_THRESHOLD, _LARGEST_BYTES)
+        _set(_TRIM_THRESHOLD, 2 * _LARGEST_BYTES)  # as glibc itself ties the two
+
+
+def _set(parameter: int, value: int) -> None:
     with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE_BYTES)
+        ctypes.CDLL(None).mallopt(parameter, value)
 
 
 def release() -> None:
@@ -29,8 +44,24 @@ def release() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+def reset_peak() -> bool:
+    """Let `peak_resident_bytes` count from what is held now; whether the system allows that.
+
+    Linux does, by writing 5 to ``/proc/self/clear_refs``.
+    """
+    if _field(Path("/proc/self/status"), "VmHWM:") is None:
+        return False
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
+
+
 def peak_resident_bytes() -> int:
-    """Return the most memory that this process ever held; bytes."""
+    """Return the most memory that this process held, since it started or since the last
+    `reset_peak` that could do so; resident bytes, libraries included.
+    """
     status = _field(Path("/proc/self/status"), "VmHWM:")
     if status is not None:
         return status

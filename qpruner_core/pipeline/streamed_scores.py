@@ -20,6 +20,8 @@ from qpruner_core.domain.footprint import format_bytes
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.spec import ImportanceSpec
 from qpruner_core.errors import BadInputError, NonFiniteLossError
+from qpruner_core.importance import reach
+from qpruner_core.importance.scoring import create, finite
 from qpruner_core.models.coupled import coupled_groups
 from qpruner_core.models.hidden_states import HiddenStates, hidden_states
 from qpruner_core.models.host_memory import release
@@ -50,6 +52,8 @@ class Seen:
     """Block Influence per layer, (n_layers,); None where it was not asked for."""
     inputs: Mapping[str, InputStats] = field(default_factory=dict)
     """Linear -> moments of its inputs, for those that were to be kept."""
+    warnings: tuple[str, ...] = ()
+    """Sentences for the person."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,15 +139,21 @@ def see_layers(
             signal.begin(layout.n_layers, *ids.shape)
         units: dict[str, NDArray[np.float32]] = {}
         kept: dict[str, InputStats] = {}
+        n_tokens: dict[str, int] = {}
         for layer in range(layout.n_layers):
             text = _Text(batches=batches, states=states, handed=handed)
             found, stats = _see_layer(skeleton, layer, wanted, text, signal)
             units |= found
             kept |= stats if wanted.keep_inputs else {}
+            n_tokens |= {
+                expert: stats[linear].n_tokens
+                for expert, linear in _experts(one_layer(layout, layer)).items()
+            }
             release()
             on_layer(layer)
     values = None if signal is None else signal.values()
-    return Seen(unit_scores=units, layer_scores=values, inputs=kept)
+    said = reach.warnings(n_tokens, layout, ids.numel())
+    return Seen(unit_scores=units, layer_scores=values, inputs=kept, warnings=said)
 
 
 def one_layer(layout: ModelLayout, layer: int) -> ModelLayout:
@@ -210,7 +220,14 @@ def _see_layer(
 def _watched(layout: ModelLayout, wanted: Wanted) -> Iterable[str]:
     if wanted.keep_inputs:
         return [linear.name for linear in layout.linears]
-    return output_projections(layout).values() if wanted.needs_inputs else ()
+    ends = output_projections(layout) if wanted.needs_inputs else _experts(layout)
+    return ends.values()
+
+
+def _experts(layout: ModelLayout) -> dict[str, str]:
+    """Return expert -> its output projection."""
+    names = {group.name for group in layout.groups if group.kind == "expert_channels"}
+    return {name: end for name, end in output_projections(layout).items() if name in names}
 
 
 def _score_weights(skeleton: Skeleton, wanted: Wanted, on_layer: OnLayer) -> Seen:
@@ -228,20 +245,12 @@ def _scores(
     skeleton: Skeleton, layout: ModelLayout, wanted: Wanted, stats: Mapping[str, InputStats]
 ) -> dict[str, NDArray[np.float32]]:
     """Return the scores of the groups of one layer, whose weights are there."""
-    name, entry = wanted.criterion, CRITERIA.entry(wanted.criterion)
-    options = CRITERIA.options(name, wanted.spec.options.get(name, {}))
-    seed = {"seed": wanted.spec.seed} if entry.facts.get("takes_seed") else {}
-    criterion = CRITERIA.target(name)(**options, **seed)
+    criterion = create(wanted.criterion, wanted.spec)
     criterion.begin(layout.groups)
     found = {}
     for group in coupled_groups(skeleton.model, layout):
         if wanted.needs_inputs:
             criterion.see_inputs(group.layout, stats)
         values = criterion.score(group).float().cpu().numpy()
-        if not np.isfinite(values).all():
-            raise NonFiniteLossError(
-                f"The criterion {name!r} gave values for {group.name!r} that are not finite. "
-                "Choose another criterion, or check the checkpoint."
-            )
-        found[group.name] = values
+        found[group.name] = finite(wanted.criterion, repr(group.name), values)
     return found

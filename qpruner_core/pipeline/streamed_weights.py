@@ -5,6 +5,7 @@ drops, and are measured at every precision or written at the one that is planned
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -55,6 +56,11 @@ class Slicing:
         keep = self._kept.get(f"{linear.name}.weight", {}).get(0 if linear.transposed else 1)
         return values if keep is None else values.index_select(0, keep)
 
+    def n_outputs(self, linear: LinearLayout) -> int:
+        """Return how many outputs of a Linear stay."""
+        keep = self._kept.get(f"{linear.name}.weight", {}).get(1 if linear.transposed else 0)
+        return linear.out_features if keep is None else len(keep)
+
     def adds_bias(self, linear: str) -> bool:
         """Whether the plan adds to the bias of a Linear, named as before pruning."""
         return linear in self._plan.biases
@@ -93,7 +99,8 @@ def quantisation_errors(
         error = sum of ||(W - Q(W)) D||^2 / ||W D||^2          dimensionless, >= 0
 
     the share of the output's power that rounding adds if inputs were independent. It stands where
-    a measured loss would stand, and ranks plans without running any of them.
+    a measured loss would stand, and ranks plans without running any of them. An expert that no
+    token reached has D = 1: that nothing was seen does not make it free to round.
     """
     old = {
         str(slicing.new_name(x.name)): x
@@ -127,7 +134,8 @@ def _errors(
     name, stats = f"{linear.name}.weight", inputs[linear.name]
     weight = slicing(name, skeleton.read(name, torch.float32))
     weight = weight.t().contiguous() if linear.transposed else weight
-    rms = slicing.inputs(linear, (stats.norm / max(1, stats.n_tokens) ** 0.5).float().cpu())
+    seen = stats.norm / stats.n_tokens**0.5 if stats.n_tokens else torch.ones_like(stats.norm)
+    rms = slicing.inputs(linear, seen.float().cpu())
     power = _power(weight.clone(), rms)
     for precision in space.precisions:
         rounded = PRECISIONS.target(precision).fake_quantize(weight)
@@ -140,17 +148,24 @@ def _power(matrix: torch.Tensor, rms: torch.Tensor) -> float:
 
 
 @torch.no_grad()
-def storage_dtype_of(skeleton: Skeleton) -> torch.dtype:
-    """Return the 16-bit dtype of what no precision plan names; see `export.config`.
-
-    Biases that a plan adds fit either dtype (`compensation.rounded_bias`) and need no look.
-    """
+def storage_dtype_of(skeleton: Skeleton, slicing: Slicing) -> torch.dtype:
+    """Return the 16-bit dtype of what no precision plan names; see `export.config`."""
     weights = {f"{linear.name}.weight" for linear in skeleton.layout.linears}
     names = [name for name, _ in skeleton.model.named_parameters() if name not in weights]
     parts = (
         rows for name in names for _, rows in skeleton.chunks(name, CHUNK_BYTES, torch.float32)
     )
-    return storage_dtype(skeleton.card.dtype, parts)
+    return storage_dtype(skeleton.card.dtype, chain(parts, _added_biases(skeleton, slicing)))
+
+
+def _added_biases(skeleton: Skeleton, slicing: Slicing) -> Iterator[torch.Tensor]:
+    """Yield the biases that the plan adds to, as they will be written."""
+    for linear in skeleton.layout.linears:
+        if slicing.new_name(linear.name) and slicing.adds_bias(linear.name):
+            name = f"{linear.name}.bias"
+            old = slicing(name, skeleton.read(name, torch.float32)) if linear.has_bias else None
+            n_outputs = slicing.n_outputs(linear)
+            yield slicing.bias(linear.name, old, n_outputs, skeleton.card.dtype)
 
 
 class WeightStream:

@@ -3,16 +3,17 @@
     scores (layer by layer) -> selection -> biases -> precisions -> weights (tensor by tensor)
 
 Held at a time are one decoder layer, the hidden states of the calibration text and one tensor on
-its way into a file. What is written is what the line in memory would write for the same plans,
-bit for bit. The model is never evaluated: its precision plan is asked for or predicted, and card
-and record say so.
+its way into a file. Many hidden states lie in a file, but not while biases are found
+(compensation): then those of the whole text are in memory, in the compute dtype. What is written
+is what the line in memory would write for the same plans, bit for bit. The model is never
+evaluated: its precision plan is asked for or predicted, and card and record say so.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -38,7 +39,12 @@ from qpruner_core.export.hf_16bit import sixteen_bit_flavour
 from qpruner_core.export.hf_mixed import mixed_flavour
 from qpruner_core.export.verify import weight_file_bytes
 from qpruner_core.models.device import Device
-from qpruner_core.models.host_memory import keep_small, peak_resident_bytes, release
+from qpruner_core.models.host_memory import (
+    keeping_small,
+    peak_resident_bytes,
+    release,
+    reset_peak,
+)
 from qpruner_core.models.inputs import InputStats
 from qpruner_core.models.loader import check_tokenizer, load_tokenizer
 from qpruner_core.models.skeleton import Skeleton
@@ -107,8 +113,8 @@ def compress(
         QPrunerError: What is asked for cannot work for this model; nothing is left behind.
         StoppedError: It was asked to stop.
     """
-    keep_small()
-    return _Compression(spec, out, device, on_progress, should_stop).run()
+    with keeping_small():
+        return _Compression(spec, out, device, on_progress, should_stop).run()
 
 
 def check_compression(spec: RunSpec, layout: ModelLayout) -> None:
@@ -175,6 +181,7 @@ class _Compression:
         on_progress: OnProgress,
         should_stop: Callable[[], bool],
     ) -> None:
+        self._counts_peak = reset_peak()
         self._spec, self._out = spec, out
         self._on_progress, self._should_stop = on_progress, should_stop
         self._skeleton = Skeleton(spec.model, device)
@@ -200,7 +207,7 @@ class _Compression:
         check_plan(decided.layout, plan)
         facts = self._facts(decided, plan)
         self._timed("export", lambda tell: self._write(facts, slicing, decided, tell))
-        return self._outcome(facts, decided, ids.numel())
+        return self._outcome(facts, decided, ids.numel(), seen.warnings)
 
     @property
     def _is_mixed(self) -> bool:
@@ -276,8 +283,13 @@ class _Compression:
             pruning=decided.plan,
             plan=plan,
             notes=notes,
-            command=compress_command(self._spec),
+            command=compress_command(self._at_commit()),
         )
+
+    def _at_commit(self) -> RunSpec:
+        """Return the spec with the commit that its model was read at; a branch moves."""
+        revision = self._skeleton.card.revision or self._spec.model.revision
+        return replace(self._spec, model=replace(self._spec.model, revision=revision))
 
     def _write(
         self, facts: ExportFacts, slicing: Slicing, decided: _Decided, tell: Callable[[int], None]
@@ -286,7 +298,7 @@ class _Compression:
         the folder.
         """
         skeleton = self._skeleton
-        dtype = storage_dtype_of(skeleton)
+        dtype = storage_dtype_of(skeleton, slicing)
         stream = WeightStream(skeleton, slicing, dtype)
         prune_(skeleton.model, self._dense, decided.plan)
         flavour = FLAVOURS[self._spec.export.format](facts)
@@ -298,7 +310,9 @@ class _Compression:
         source = Source(model=skeleton.model, tokenizer=self._tokenizer, dtype=dtype)
         fill_checkpoint(source, facts, flavour, self._out, weights)
 
-    def _outcome(self, facts: ExportFacts, decided: _Decided, n_tokens: int) -> CompressionOutcome:
+    def _outcome(
+        self, facts: ExportFacts, decided: _Decided, n_tokens: int, said: tuple[str, ...]
+    ) -> CompressionOutcome:
         listed = json.loads((self._out / MANIFEST).read_text(encoding="utf-8"))["files"]
         return CompressionOutcome(
             spec=self._spec,
@@ -311,12 +325,13 @@ class _Compression:
             planned_bytes=plan_bytes(decided.layout, facts.plan, precision_formats()),
             size_bytes=weight_file_bytes(self._out),
             largest_layer_bytes=largest_layer_bytes(self._dense),
-            peak_memory_bytes=peak_resident_bytes(),
+            peak_memory_bytes=peak_resident_bytes() if self._counts_peak else None,
             device=self._skeleton.device.name,
             n_tokens=n_tokens,
             files={name: str(entry["sha256"]) for name, entry in listed.items()},
             seconds=self._seconds,
             warnings=(
+                *said,
                 *decided.selection.warnings,
                 *bias_remarks(self._dense, decided.plan),
                 *facts.notes,

@@ -134,7 +134,8 @@ def settled_statistics(
                             mean = found[name].mean[removed[name].to(found[name].mean.device)]
                             module = model.get_submodule(name)
                             replaced.enter_context(_standing_in(module, removed[name], mean))
-                    batches = [inputs.at(run(inputs)) for inputs in batches]
+                    for index, inputs in enumerate(batches):
+                        batches[index] = inputs.at(run(inputs))  # one by one: all are held once
             on_layer(layer)
     return stats
 
@@ -160,9 +161,14 @@ def round_biases_(
 
 
 def rounded_bias(bias: torch.Tensor, stored_dtype: str) -> torch.Tensor:
-    """Return a bias as the files of a model of that dtype can hold it, in its own dtype."""
+    """Return a bias as the files of a model of that dtype can hold it, in its own dtype.
+
+    Of a 32-bit model, values beyond float16 stay as bfloat16 has them, which its files then take
+    (`export.config.storage_dtype`).
+    """
     for dtype in _STORED.get(stored_dtype, _EITHER):
-        bias = bias.to(dtype).to(bias.dtype)
+        rounded = bias.to(dtype).to(bias.dtype)
+        bias = rounded if stored_dtype in _STORED else torch.where(rounded.isinf(), bias, rounded)
     return bias
 
 

@@ -15,6 +15,8 @@ from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
     LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen3Config,
@@ -22,13 +24,14 @@ from transformers import (
 )
 
 from qpruner_core.catalog import EXPORTERS, precision_formats
-from qpruner_core.cli.compress import compress_spec
+from qpruner_core.cli.compress import compress_spec, compression_lines
 from qpruner_core.cli.parser import build_parser
 from qpruner_core.data import load_corpus
 from qpruner_core.domain.footprint import plan_bytes
 from qpruner_core.domain.layout import opens_plainly
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.progress import Progress
+from qpruner_core.domain.record import ModelCard
 from qpruner_core.domain.spec import (
     DataSpec,
     ExportSpec,
@@ -48,6 +51,7 @@ from qpruner_core.errors import (
 )
 from qpruner_core.export import ExportFacts
 from qpruner_core.importance import score
+from qpruner_core.inspection.cards import folder_card
 from qpruner_core.models.device import pick_device
 from qpruner_core.models.hidden_states import hidden_states
 from qpruner_core.models.loader import load
@@ -379,11 +383,81 @@ def test_a_weight_that_is_not_finite_is_named(make: Any, tmp_path: Path) -> None
         compress(spec, tmp_path / "out", pick_device("cpu"))
 
 
+def test_a_bias_beyond_float16_is_stored_as_in_memory(make: Any, tmp_path: Path) -> None:
+    spec = make("llama", torch.float32)
+    model = LlamaForCausalLM.from_pretrained(spec.model.source, dtype=torch.float32)
+    up, down = model.model.layers[0].mlp.up_proj, model.model.layers[0].mlp.down_proj
+    # What float16 holds in factors it does not hold in the product, which a bias takes over.
+    with torch.no_grad():
+        up.weight *= 2000.0
+        down.weight *= 6e5
+    model.save_pretrained(spec.model.source)
+    export = ExportSpec(format="hf_16bit")
+    spec = replace(spec, export=export, pruning=replace(spec.pruning, compensation="bias"))
+    outcome = compress(spec, tmp_path / "streamed", pick_device("cpu"))
+    in_memory(spec, outcome.plan, tmp_path / "memory")
+    found = load_file(tmp_path / "streamed" / "model.safetensors")
+    bias = found["model.layers.0.mlp.down_proj.bias"]
+    assert bias.dtype == torch.bfloat16
+    assert bias.isfinite().all()
+    assert bias.abs().max() > torch.finfo(torch.float16).max
+    assert_same_folder(tmp_path / "streamed", tmp_path / "memory")
+
+
+@pytest.mark.parametrize("criterion", ["wanda", "magnitude"])
+def test_experts_that_no_token_reached_are_said_and_not_rounded_for_nothing(
+    make: Any, tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast, criterion: str
+) -> None:
+    spec = make()
+    sizes = {**SHAPE, "num_local_experts": 4, "num_experts_per_tok": 1}
+    torch.manual_seed(0)
+    model = MixtralForCausalLM(MixtralConfig(**sizes)).to(torch.bfloat16)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.mlp.gate.weight[3] = layer.mlp.gate.weight[2]  # the first of equals is taken
+    model.save_pretrained(tmp_path / "moe")
+    tiny_tokenizer.save_pretrained(tmp_path / "moe")
+    spec = replace(
+        spec,
+        model=ModelSpec(source=str(tmp_path / "moe")),
+        pruning=replace(spec.pruning, ratio=0.0, criterion=criterion),
+        search=SearchSpec(precisions=("nf4", "int8"), tie="linear", memory_budget="0.9"),
+    )
+    loaded = load(spec.model, pick_device("cpu"))
+    ids = load_corpus(spec.data, loaded.tokenizer).calibration
+    asked = replace(spec.importance, criteria=("wanda",))
+    said = score(loaded.model, loaded.layout, ids, asked).warnings
+    assert "experts saw none" in said[0]
+    outcome = compress(spec, tmp_path / "out", pick_device("cpu"))
+    assert outcome.warnings[0] == said[0]
+    # There is room for all at int8, so that nothing that costs anything is rounded further.
+    assert set(outcome.plan.precisions.values()) == {"int8"}
+
+
+def test_the_peak_is_said_only_where_it_can_be_counted(
+    make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert compress(make(), tmp_path / "one", pick_device("cpu")).peak_memory_bytes
+    monkeypatch.setattr(streaming, "reset_peak", lambda: False)
+    found = compress(make(), tmp_path / "two", pick_device("cpu"))
+    assert found.peak_memory_bytes is None
+    assert not any("peak memory" in line for line in compression_lines(found))
+
+
+def test_the_card_names_the_commit_that_was_read(
+    make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def at_commit(spec: ModelSpec, folder: Path) -> ModelCard:
+        return replace(folder_card(spec, folder), revision="abc123")
+
+    monkeypatch.setattr("qpruner_core.models.skeleton.folder_card", at_commit)
+    compress(make(), tmp_path / "out", pick_device("cpu"))
+    assert "--revision=abc123" in (tmp_path / "out" / "README.md").read_text()
+
+
 def test_experts_that_lie_fused_on_disk_are_refused_with_a_sentence(
     tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    from transformers import MixtralConfig, MixtralForCausalLM
-
     sizes = {**SHAPE, "num_hidden_layers": 1, "num_local_experts": 2, "num_experts_per_tok": 1}
     MixtralForCausalLM(MixtralConfig(**sizes)).save_pretrained(
         tmp_path / "moe", save_original_format=False
