@@ -82,9 +82,17 @@ class Weights:
 
 
 def fill_checkpoint(
-    source: Source, facts: ExportFacts, flavour: Flavour, folder: Path, weights: Weights
+    source: Source,
+    facts: ExportFacts,
+    flavour: Flavour,
+    folder: Path,
+    weights: Weights,
+    on_filled: Callable[[Path], None] = lambda partial: None,
 ) -> None:
-    """Write the folder whole, or leave nothing, with weights from wherever they come."""
+    """Write the folder whole, or leave nothing, with weights from wherever they come.
+
+    ``on_filled`` is told where everything lies just before it gets its name.
+    """
     values = config_values(source.model, facts.layout, source.dtype) | dict(flavour.config)
     if flavour.code:
         values["auto_map"] = auto_map(facts.layout.model_type, flavour.code[0])
@@ -100,6 +108,7 @@ def fill_checkpoint(
         (partial / "README.md").write_text(card, encoding="utf-8")
         listed = manifest(facts, flavour.format_name, size, hashes(partial))
         (partial / MANIFEST).write_text(listed, encoding="utf-8")
+        on_filled(partial)
 
 
 def _unplanned(model: nn.Module, facts: ExportFacts) -> list[torch.Tensor]:

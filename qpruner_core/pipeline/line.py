@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -33,12 +32,12 @@ from qpruner_core.inspection import inspect_model
 from qpruner_core.models.device import Device
 from qpruner_core.pipeline.beginning import check_feasible, merged
 from qpruner_core.pipeline.comparing import Comparing, row_words
+from qpruner_core.pipeline.compressing import compress_run
 from qpruner_core.pipeline.cutting import Cutting
 from qpruner_core.pipeline.exporting import export_trial
 from qpruner_core.pipeline.materials import Materials, bytes_16_bit
 from qpruner_core.pipeline.samples import continue_text
 from qpruner_core.pipeline.searching import Searching
-from qpruner_core.pipeline.streaming import compress
 from qpruner_core.quantization.packing import pack_, packed_bytes
 from qpruner_core.quantization.sensitivity import measure as measure_sensitivities
 from qpruner_core.recovery.lora import recover
@@ -322,13 +321,8 @@ class Line:
         """
         self._leave_search()
         self._materials.let_go()
-        out = spec.export.out
-        stem = f"layer-by-layer-{spec.export.format}"
-        folder = Path(out) if out else self._store.artifact_folder(self._run_id, stem)
-        device = self._materials.device
-        found = compress(spec, folder, device, self.on_progress, self.should_stop)
-        self._store.write(replace(self.record(), compressed=found))
-        return found
+        told = (self.on_progress, self.should_stop)
+        return compress_run(self._store, self._run_id, spec, self._materials.device, *told)
 
     def generate(self, prompt: str, trial: int | None) -> dict[str, str]:
         """Return what the original and the compressed model say after a prompt."""

@@ -75,6 +75,9 @@ from qpruner_core.quantization.shapes import check_plan, check_shapes
 from qpruner_core.search.knapsack import best_under, front
 from qpruner_core.search.space import SearchSpace
 
+OnFilled = Callable[[CompressionOutcome], None]
+"""Told what a folder holds before it has its name."""
+
 FLAVOURS: Mapping[str, Callable[[ExportFacts], Flavour]] = {
     "hf_mixed": mixed_flavour,
     "hf_16bit": sixteen_bit_flavour,
@@ -96,6 +99,7 @@ def compress(
     device: Device,
     on_progress: OnProgress = silent,
     should_stop: Callable[[], bool] = never,
+    on_filled: OnFilled = lambda outcome: None,
 ) -> CompressionOutcome:
     """Prune and quantise a model that need not fit into memory, and write it as a checkpoint.
 
@@ -108,13 +112,15 @@ def compress(
         device: Where calibration text goes through the layers; weights are packed on the CPU.
         on_progress: Told after every layer of every pass.
         should_stop: Asked between layers.
+        on_filled: Told what was written just before the folder gets its name; the time of the
+            last pass is not known yet.
 
     Raises:
         QPrunerError: What is asked for cannot work for this model; nothing is left behind.
         StoppedError: It was asked to stop.
     """
     with keeping_small():
-        return _Compression(spec, out, device, on_progress, should_stop).run()
+        return _Compression(spec, out, device, on_progress, should_stop).run(on_filled)
 
 
 def check_compression(spec: RunSpec, layout: ModelLayout) -> None:
@@ -189,7 +195,7 @@ class _Compression:
         self._seconds: dict[str, float] = {}
         self._tokenizer = load_tokenizer(spec.model, self._skeleton.folder)
 
-    def run(self) -> CompressionOutcome:
+    def run(self, on_filled: OnFilled) -> CompressionOutcome:
         """Carry all passes out."""
         refuse_existing(self._out)
         check_compression(self._spec, self._dense)
@@ -206,8 +212,13 @@ class _Compression:
         )
         check_plan(decided.layout, plan)
         facts = self._facts(decided, plan)
-        self._timed("export", lambda tell: self._write(facts, slicing, decided, tell))
-        return self._outcome(facts, decided, ids.numel(), seen.warnings)
+        outcome = partial(self._outcome, facts, decided, ids.numel(), seen.warnings)
+
+        def filled(folder: Path) -> None:
+            on_filled(outcome(folder))
+
+        self._timed("export", lambda tell: self._write(facts, slicing, decided, tell, filled))
+        return outcome(self._out)
 
     @property
     def _is_mixed(self) -> bool:
@@ -292,7 +303,12 @@ class _Compression:
         return replace(self._spec, model=replace(self._spec.model, revision=revision))
 
     def _write(
-        self, facts: ExportFacts, slicing: Slicing, decided: _Decided, tell: Callable[[int], None]
+        self,
+        facts: ExportFacts,
+        slicing: Slicing,
+        decided: _Decided,
+        tell: Callable[[int], None],
+        filled: Callable[[Path], None],
     ) -> None:
         """Prune the empty model, so that config and names are those of the pruned one, and write
         the folder.
@@ -308,12 +324,18 @@ class _Compression:
             partial(stream.write, facts.plan, planned, on_layer=tell),
         )
         source = Source(model=skeleton.model, tokenizer=self._tokenizer, dtype=dtype)
-        fill_checkpoint(source, facts, flavour, self._out, weights)
+        fill_checkpoint(source, facts, flavour, self._out, weights, filled)
 
     def _outcome(
-        self, facts: ExportFacts, decided: _Decided, n_tokens: int, said: tuple[str, ...]
+        self,
+        facts: ExportFacts,
+        decided: _Decided,
+        n_tokens: int,
+        said: tuple[str, ...],
+        folder: Path,
     ) -> CompressionOutcome:
-        listed = json.loads((self._out / MANIFEST).read_text(encoding="utf-8"))["files"]
+        """Return what was written, which lies in a folder of another name at first."""
+        listed = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
         return CompressionOutcome(
             spec=self._spec,
             path=str(self._out.absolute()),
@@ -323,7 +345,7 @@ class _Compression:
             parameters_before=self._dense.parameters,
             parameters_after=decided.layout.parameters,
             planned_bytes=plan_bytes(decided.layout, facts.plan, precision_formats()),
-            size_bytes=weight_file_bytes(self._out),
+            size_bytes=weight_file_bytes(folder),
             largest_layer_bytes=largest_layer_bytes(self._dense),
             peak_memory_bytes=peak_resident_bytes() if self._counts_peak else None,
             device=self._skeleton.device.name,

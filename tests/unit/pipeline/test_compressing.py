@@ -10,6 +10,8 @@ import pytest
 from app.downloads import LAYER_BY_LAYER, export_folder, zip_name
 from qpruner_core.cli import main
 from qpruner_core.domain.spec import DataSpec, ModelSpec, PruningSpec, RunSpec, SearchSpec
+from qpruner_core.errors import OutputExistsError
+from qpruner_core.inspection import inspect_model
 from qpruner_core.models.device import pick_device
 from qpruner_core.pipeline import Line
 from qpruner_core.store.codec import from_json, to_json
@@ -84,4 +86,66 @@ def test_a_spec_of_the_line_goes_through_unchanged(tmp_path: Path, spec: RunSpec
     asked = replace(spec, export=replace(spec.export, out=str(tmp_path / "mine")))
     found = Line(store, run_id, pick_device("cpu")).compress(asked)
     assert found.path == str(tmp_path / "mine")
+    assert store.read(run_id).spec == spec
+
+
+def test_a_job_that_was_killed_once_its_folder_had_its_name_finds_it_again(
+    tmp_path: Path, spec: RunSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = RunStore(tmp_path / "home")
+    run_id = store.create(spec).run_id
+    asked = replace(spec, export=replace(spec.export, out=str(tmp_path / "mine")))
+    rename = Path.rename
+
+    def killed(self: Path, target: Path) -> Path:
+        done = rename(self, target)
+        if target == tmp_path / "mine":
+            raise KeyboardInterrupt
+        return done
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            Line(store, run_id, pick_device("cpu")).compress(asked)
+    written = (tmp_path / "mine" / "model.safetensors").stat().st_mtime_ns
+    found = Line(store, run_id, pick_device("cpu")).compress(asked)
+    assert found == store.read(run_id).compressed
+    assert found.path == str(tmp_path / "mine")
+    assert (tmp_path / "mine" / "model.safetensors").stat().st_mtime_ns == written
+    # Anything else is refused as ever: another pruning, or a folder that is not what it was.
+    other = replace(asked, pruning=replace(asked.pruning, ratio=0.3))
+    with pytest.raises(OutputExistsError):
+        Line(store, run_id, pick_device("cpu")).compress(other)
+    (tmp_path / "mine" / "qpruner.json").write_text("{}")
+    with pytest.raises(OutputExistsError):
+        Line(store, run_id, pick_device("cpu")).compress(asked)
+
+
+def test_a_job_that_was_killed_before_its_folder_had_its_name_begins_again(
+    tmp_path: Path, spec: RunSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = RunStore(tmp_path / "home")
+    run_id = store.create(spec).run_id
+    asked = replace(spec, export=replace(spec.export, out=str(tmp_path / "mine")))
+
+    def killed(self: Path, target: Path) -> Path:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            Line(store, run_id, pick_device("cpu")).compress(asked)
+    assert not (tmp_path / "mine").exists()
+    Line(store, run_id, pick_device("cpu")).compress(asked)
+    assert (tmp_path / "mine" / "config.json").is_file()
+
+
+def test_a_run_compresses_the_commit_that_it_was_begun_on(tmp_path: Path, spec: RunSpec) -> None:
+    store = RunStore(tmp_path / "home")
+    run_id = store.create(spec).run_id
+    card = replace(inspect_model(spec.model), revision="abc123")
+    store.write(replace(store.read(run_id), load=card))
+    found = Line(store, run_id, pick_device("cpu")).compress(spec)
+    assert found.spec.model.revision == "abc123"
+    assert "--revision=abc123" in (Path(found.path) / "README.md").read_text()
     assert store.read(run_id).spec == spec
