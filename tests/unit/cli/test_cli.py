@@ -10,7 +10,10 @@ import pytest
 from transformers import LlamaConfig
 
 from qpruner_core.cli import main
+from qpruner_core.cli.parser import build_parser
+from qpruner_core.cli.specs import run_spec
 from qpruner_core.domain.record import STEPS
+from qpruner_core.store.records import RunStore
 
 
 @pytest.fixture
@@ -88,12 +91,16 @@ def test_a_budget_no_plan_reaches_names_the_smallest_and_leaves_no_finished_run(
 
 def test_a_step_command_goes_on_with_a_run(line, tmp_path, capsys):
     home = f"--home={tmp_path / 'home'}"
-    assert main([*line, "--json"]) == 0
-    run_id = document(capsys)["run_id"]
+    spec = run_spec(build_parser().parse_args(line))
+    run_id = RunStore(tmp_path / "home").create(spec).run_id
+    assert main(["search", run_id, home, "--trials", "1", "--quiet", "--json"]) == 0
+    assert len(document(capsys)["trials"]) == 1
+    assert main(["evaluate", run_id, home, "--quiet", "--json"]) == 0
+    said = capsys.readouterr()
+    assert "emptied from the record" in said.err
+    assert "trials" not in json.loads(said.out)
     assert main(["search", run_id, home, "--trials", "3", "--json"]) == 0
-    found = document(capsys)
-    assert len(found["trials"]) == 3
-    assert "export" not in found
+    assert len(document(capsys)["trials"]) == 3
     compared = ["compare", run_id, home, "--ratio=0.2", "--compensation=bias", "--quiet"]
     assert main([*compared, "--json"]) == 0
     found = document(capsys)

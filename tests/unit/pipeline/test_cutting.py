@@ -35,7 +35,6 @@ def same(first, second):
     )
 
 
-@pytest.mark.slow
 def test_all_of_it_together_goes_down_the_line_and_reloads_bit_for_bit(
     start, go, deep_spec, tmp_path
 ):
