@@ -13,7 +13,7 @@ from qpruner_core.errors import InfeasibleRatioError
 from qpruner_core.pruning.ladders import Ladder, ladders_of, leaving_members, losses_of
 from qpruner_core.pruning.request import Request, layer_losses, make_request
 from qpruner_core.pruning.uniform import smallest_uniform
-from qpruner_core.pruning.widths import protected_layers, ratios_by_hand
+from qpruner_core.pruning.widths import losing_kinds, protected_layers, ratios_by_hand
 
 _ROUNDING = 1e-9
 
@@ -108,9 +108,9 @@ def check_reach(request: Request, ladders: Sequence[Ladder]) -> Reach:
 
 def _too_much(request: Request, highest: float) -> str:
     layout, ratio = request.layout, request.spec.ratio
-    absent = _absent_kinds(request)
-    if absent:
-        return absent
+    no_kind = _no_kind(request)
+    if no_kind:
+        return no_kind
     shielded = len(protected_layers(layout.n_layers, request.spec))
     if request.spec.shape == "uniform":
         shielded = 0
@@ -128,12 +128,19 @@ def _too_much(request: Request, highest: float) -> str:
     )
 
 
-def _absent_kinds(request: Request) -> str:
-    """Return a sentence where the model has units, but none of the kinds that may leave."""
+def _no_kind(request: Request) -> str:
+    """Return a sentence where no unit of the kinds that were asked for can leave any layer."""
     has = list(dict.fromkeys(group.kind for group in request.layout.groups))
     wanted = request.spec.kinds
-    if not wanted or not set(wanted).isdisjoint(has):
+    if not wanted or not set(losing_kinds(request.layout, request.spec)).isdisjoint(has):
         return ""
+    present = [KINDS[kind] for kind in wanted if kind in has]
+    if present:
+        return (
+            f"A pruning ratio of {request.spec.ratio:g} was asked for, but in uniform shape all "
+            f"{' and '.join(present)} stay, as a stock {request.layout.model_type} config cannot "
+            f"state another number of them. Choose per-layer shape, or let other units leave."
+        )
     return (
         f"A pruning ratio of {request.spec.ratio:g} was asked for, but only "
         f"{' and '.join(KINDS[kind] for kind in wanted)} may leave and the model has none. Let "

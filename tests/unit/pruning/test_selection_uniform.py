@@ -86,6 +86,9 @@ def test_kinds_that_a_stock_config_cannot_state_stay_whole_and_it_says_so():
     assert largest < 2 / 3
     with pytest.raises(InfeasibleRatioError, match=r"0 of 12 layers are protected"):
         select(layout, None, replace(UNPROTECTED, ratio=0.7))
+    heads_alone = replace(UNPROTECTED, ratio=0.1, kinds=("kv_heads",))
+    with pytest.raises(InfeasibleRatioError, match=r"in uniform shape all KV heads stay, as a "):
+        select(layout, None, heads_alone)
 
 
 def test_models_with_uneven_layers_become_uniform():
