@@ -71,5 +71,5 @@ def _describe(offending: list[tuple[str, str, int, int]]) -> str:
         f"{', '.join(names)} stores blocks of {', '.join(map(str, blocks))} weights, which do not "
         f"divide the input columns of {', '.join((shown, *others))}. Prune in multiples of "
         f"{', '.join(map(str, blocks))} (MLP channels, and query heads times head size), or "
-        f"choose a per-row precision such as int8 for these layers."
+        f"leave {', '.join(names)} out of the precisions, as in int8 and bf16 alone."
     )
