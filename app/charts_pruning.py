@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import plotly.graph_objects as go
 
 from app import charts_base, palette, tables_pruning, wording, wording_pruning
 from qpruner_core.domain.metrics import Metrics
-from qpruner_core.domain.record import Comparison
+from qpruner_core.domain.record import ComparedPruning, Comparison
+
+AXIS_PAD = 0.08
+"""Room beside the outermost dots, as a share of what they span."""
 
 
 def before_after(before: Metrics, after: Metrics, words: tuple[str, str]) -> go.Figure:
@@ -51,28 +56,18 @@ def before_after(before: Metrics, after: Metrics, words: tuple[str, str]) -> go.
 def compared(comparison: Comparison) -> go.Figure:
     """Return the measured loss of every criterion as a dot, worst on top, with and without
     compensation apart; the best is ringed, the dense model a line.
+
+    The axis spans the criteria proper: what the control loses beyond them stands at the edge,
+    with its value.
     """
+    edges = _edges(comparison)
     order = sorted(comparison.rows, key=lambda row: -row.metrics.loss)
     names = list(dict.fromkeys(wording_pruning.criterion(row.criterion) for row in order))
     made = charts_base.figure(124 + 26 * len(names))
     for compensation, colour in (("none", palette.TRIAL), ("bias", palette.RUNS[1])):
         rows = [row for row in order if row.compensation == compensation]
         if rows:
-            made.add_trace(
-                go.Scatter(
-                    x=[row.metrics.loss for row in rows],
-                    y=[wording_pruning.criterion(row.criterion) for row in rows],
-                    mode="markers",
-                    name=wording_pruning.COMPENSATED[compensation],
-                    marker={"size": 11, "color": colour},
-                    text=[
-                        f"{wording.nats(row.metrics.loss)}<br>"
-                        f"{wording.count(row.parameters)} parameters"
-                        for row in rows
-                    ],
-                    hovertemplate="%{y}: %{text}<extra></extra>",
-                )
-            )
+            made.add_trace(_dots(rows, colour, wording_pruning.COMPENSATED[compensation], edges))
     best = tables_pruning.best_of(comparison)
     made.add_trace(
         go.Scatter(
@@ -95,5 +90,43 @@ def compared(comparison: Comparison) -> go.Figure:
         annotation_position="bottom right",
     )
     made.update_xaxes(title="Loss, nats/token (measured)", zeroline=False)
+    made.update_xaxes(range=[edges[0], edges[1] + AXIS_PAD * (edges[1] - edges[0])])
     made.update_yaxes(categoryorder="array", categoryarray=names, automargin=True, zeroline=False)
     return made
+
+
+def _edges(comparison: Comparison) -> tuple[float, float]:
+    """Return the ends between which dots stand in their true place."""
+    inside = [row.metrics.loss for row in comparison.rows if row.criterion != "random"]
+    inside = inside or [row.metrics.loss for row in comparison.rows]
+    low, high = min([comparison.dense.loss, *inside]), max([comparison.dense.loss, *inside])
+    pad = AXIS_PAD * ((high - low) or 0.1)
+    return low - pad, high + pad
+
+
+def _dots(
+    rows: Sequence[ComparedPruning], colour: str, name: str, edges: tuple[float, float]
+) -> go.Scatter:
+    """Return one dot per row; a row beyond the edge is a triangle there, with its value."""
+    far = [row.metrics.loss > edges[1] for row in rows]
+    return go.Scatter(
+        x=[min(row.metrics.loss, edges[1]) for row in rows],
+        y=[wording_pruning.criterion(row.criterion) for row in rows],
+        mode="markers+text",
+        name=name,
+        marker={
+            "size": 11,
+            "color": colour,
+            "symbol": ["triangle-right" if beyond else "circle" for beyond in far],
+        },
+        text=[
+            f"{wording.nats(row.metrics.loss)} " if beyond else ""
+            for row, beyond in zip(rows, far, strict=True)
+        ],
+        textposition="middle left",
+        customdata=[
+            f"{wording.nats(row.metrics.loss, 4)}<br>{wording.count(row.parameters)} parameters"
+            for row in rows
+        ],
+        hovertemplate="%{y}: %{customdata}<extra></extra>",
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import pandas as pd
 import streamlit as st
@@ -22,12 +23,14 @@ from qpruner_core.domain.spec import (
     PruningSpec,
 )
 from qpruner_core.errors import QPrunerError
-from qpruner_core.pruning.selection import largest_ratio
+from qpruner_core.pruning.selection import largest_ratio, protected_layers
 from qpruner_core.registry import OptionValue
 
 RATIO = "prune/ratio"
 CRITERION = "prune/criterion"
 COMPENSATION = "prune/compensation"
+MOST_ROWS, SHOWN_ROWS, ROW_PIXELS = 16, 10, 35
+"""Rows up to which a table shows all of them, rows it shows else, and the height of one."""
 MOST_ROUNDS = 50
 MOST_RATIO = 0.99
 """End of the slider where the other fields leave nothing that could be reached."""
@@ -77,9 +80,13 @@ def pruning_form(record: RunRecord, layout: ModelLayout) -> Asked | None:
 
 
 def use(criterion: str, compensation: str) -> None:
-    """Set criterion and compensation from a callback, before the form is drawn again."""
+    """Set criterion and compensation from a callback, before the form is drawn again, and say
+    so, as the form may be out of sight.
+    """
     state.set_widget(CRITERION, criterion)
     state.set_widget(COMPENSATION, compensation)
+    words = (wording_pruning.criterion(criterion), wording_pruning.COMPENSATED[compensation])
+    st.toast(f"{' '.join(words)}: in the form above.", icon=":material/check:")
 
 
 def _ratio_slider(largest: float, wanted: float) -> float:
@@ -97,10 +104,10 @@ def _criterion_field(record: RunRecord) -> str:
     scored = record.score.spec.criteria if record.score is not None else ()
     names = sorted(entries, key=lambda name: name not in scored)
     wanted = record.spec.pruning.criterion
+    _begin_with(CRITERION, wanted if wanted in names else names[0])
     chosen = st.selectbox(
         "Criterion",
         names,
-        names.index(wanted) if wanted in names else 0,
         format_func=lambda name: (
             entries[name].title + (", not scored yet" if scored and name not in scored else "")
         ),
@@ -110,19 +117,20 @@ def _criterion_field(record: RunRecord) -> str:
     return str(chosen)
 
 
+def _begin_with(key: str, value: str) -> None:
+    """Give a selectbox its first value. By its key rather than its index: "Use" sets the value
+    from elsewhere, and a widget may have but one origin.
+    """
+    if state.widget(key) is None:
+        state.set_widget(key, value)
+
+
 def _choice(
     label: str, names: tuple[str, ...], now: str, words: Mapping[str, str], help_text: str
 ) -> str:
-    return str(
-        st.selectbox(
-            label,
-            names,
-            names.index(now),
-            format_func=words.__getitem__,
-            help=help_text,
-            key=f"prune/{label.lower()}",
-        )
-    )
+    key = f"prune/{label.lower()}"
+    _begin_with(key, now)
+    return str(st.selectbox(label, names, format_func=words.__getitem__, help=help_text, key=key))
 
 
 def _more(
@@ -205,19 +213,27 @@ def _protected_fields(spec: PruningSpec, n_layers: int) -> tuple[int | None, int
         "Set protected layers",
         value=spec.protect_first is not None or spec.protect_last is not None,
         help=tip("protected_layers"),
+        key="prune/protect",
     )
     if not own:
         return None, None
     left, right = st.columns(2)
+    # From the automatic numbers where none was given, so that the switch alone changes no cut.
     first = left.number_input(
         "First layers kept whole",
         0,
         n_layers,
-        spec.protect_first or 0,
+        len(protected_layers(n_layers, replace(spec, protect_last=0))),
         help=tip("protected_layers"),
+        key="prune/protect_first",
     )
     last = right.number_input(
-        "Last layers kept whole", 0, n_layers, spec.protect_last or 0, help=tip("protected_layers")
+        "Last layers kept whole",
+        0,
+        n_layers,
+        len(protected_layers(n_layers, replace(spec, protect_first=0))),
+        help=tip("protected_layers"),
+        key="prune/protect_last",
     )
     return int(first), int(last)
 
@@ -234,7 +250,7 @@ def _ratios_by_hand(spec: PruningSpec, n_layers: int) -> dict[str, float]:
     edited = st.data_editor(
         tables_pruning.from_ratios(spec.layer_ratios, n_layers),
         key="prune/ratios",
-        height=248,
+        height=_table_height(n_layers),
         placeholder="automatic",
         column_config={
             "layer": st.column_config.NumberColumn("Layer", help=tip("layer")),
@@ -244,6 +260,11 @@ def _ratios_by_hand(spec: PruningSpec, n_layers: int) -> dict[str, float]:
         },
     )
     return tables_pruning.to_ratios(pd.DataFrame(edited))
+
+
+def _table_height(n_rows: int) -> Literal["content"] | int:
+    """Return a height that shows all rows, or so many and a half that more are expected."""
+    return "content" if n_rows <= MOST_ROWS else int(ROW_PIXELS * (SHOWN_ROWS + 1.5))
 
 
 def _criterion_options(record: RunRecord, criterion: str) -> dict[str, OptionValue]:

@@ -42,7 +42,7 @@ def shortage(layout: ModelLayout, workers: Sequence[WorkerInfo]) -> Shortage | N
 
 
 def largest_layer_bytes(layout: ModelLayout) -> int:
-    """Return the weights of the largest decoder layer in float32: what streaming holds at a time,
-    beside its activations.
+    """Return the bytes of the largest decoder layer at 16 bit, as the outcome of a compression
+    states them.
     """
-    return CPU_BYTES * max(layout.layer_parameters)
+    return CARD_BYTES * max(layout.layer_parameters)

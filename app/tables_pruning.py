@@ -11,6 +11,8 @@ from qpruner_core.domain.record import ComparedPruning, Comparison
 
 RATIO = "Ratio, %"
 BEST = "Best"
+NOISE = 0.001
+"""Losses that differ by less are not told apart; nats per token."""
 
 
 def from_ratios(ratios: Mapping[str, float], n_layers: int) -> pd.DataFrame:
@@ -44,8 +46,8 @@ def compared(comparison: Comparison) -> pd.DataFrame:
                 "Criterion": wording_pruning.criterion(row.criterion),
                 "Compensation": wording_pruning.COMPENSATIONS[row.compensation],
                 "Parameters": wording.count(row.parameters),
-                "Loss per token": wording.nats(metrics.loss),
-                "Against dense": f"{metrics.loss - comparison.dense.loss:+.3f} nats",
+                "Loss per token": wording.nats(metrics.loss, 4),
+                "Against dense": f"{metrics.loss - comparison.dense.loss:+.4f} nats",
                 **({"Accuracy": _accuracy(row, comparison)} if tasks else {}),
                 "Time": wording.seconds(row.seconds),
             }
@@ -53,6 +55,30 @@ def compared(comparison: Comparison) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def too_close(comparison: Comparison) -> list[str]:
+    """Return in sentences which rows differ too little from the best to rank them by it."""
+    best = best_of(comparison).metrics
+    found = [row.metrics for row in comparison.rows]
+    said = []
+    alike = sum(metrics.loss - best.loss < NOISE for metrics in found)
+    if alike > 1:
+        said.append(
+            f"The first {alike} differ by less than {NOISE} nats per token: too little to call "
+            "one of them the best."
+        )
+    error = best.standard_error
+    near = sum(abs(metrics.accuracy - best.accuracy) <= error for metrics in found)
+    if best.tasks and near > 1:
+        all_of = f"all {near}" if near == len(found) else f"{near} of {len(found)}"
+        said.append(
+            f"The accuracy of {all_of} lies within one standard error "
+            f"({100 * error:.1f} points) of the best one's."
+        )
+    return said
+
+
 def _accuracy(row: ComparedPruning, comparison: Comparison) -> str:
-    change = wording.points(row.metrics.accuracy - comparison.dense.accuracy)
-    return f"{wording.percent(row.metrics.accuracy)} ({change})"
+    metrics = row.metrics
+    change = wording.points(metrics.accuracy - comparison.dense.accuracy)
+    error = f" ± {100 * metrics.standard_error:.1f}" if metrics.tasks else ""
+    return f"{100 * metrics.accuracy:.1f}{error} % ({change})"

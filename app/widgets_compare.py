@@ -22,26 +22,18 @@ from qpruner_core.domain.record import ComparedPruning, Comparison, RunRecord
 from qpruner_core.domain.spec import PruningSpec
 
 
-def panel(record: RunRecord, asked: Asked, *, busy: bool) -> None:
-    """Draw the comparison: how to start it, and its outcome once there is one."""
+def panel(record: RunRecord, asked: Asked | None, *, busy: bool) -> None:
+    """Draw the comparison: how to start it, and its outcome once there is one.
+
+    Args:
+        record: The run.
+        asked: What the form asks for; None where it cannot be done.
+        busy: Whether a job of this run is under way.
+    """
     st.subheader("Which criterion is best here?", anchor=False)
     widgets.failed_beside(record, "compare")
     scored = record.score is not None
-    both = st.toggle(
-        "Also with bias compensation",
-        value=True,
-        help=tip("compensation"),
-        key="compare/bias",
-    )
-    if st.button(
-        "Compare criteria at this ratio",
-        icon=":material/balance:",
-        disabled=busy or not scored or asked.pruning.ratio == 0.0,
-        help=tip("compare_criteria"),
-        key="compare/start",
-    ):
-        spec = replace(asked.pruning, compensation="bias" if both else "none")
-        widgets.ask(lambda: services.jobs().start_compare(record.run_id, spec))
+    _start(record, asked, blocked=busy or not scored)
     if not scored:
         st.info("Criteria are compared from their scores. Score the model first.")
     elif record.comparison is None or not record.comparison.rows:
@@ -52,11 +44,32 @@ def panel(record: RunRecord, asked: Asked, *, busy: bool) -> None:
     else:
         _outcome(record.comparison, asked)
         if not busy:  # rows still come, and the best of them is offered first
-            _use(record.comparison)
+            _use(record.comparison, asked)
 
 
-def _outcome(comparison: Comparison, asked: Asked) -> None:
-    same = _shared(comparison.spec) == _shared(asked.pruning)
+def _start(record: RunRecord, asked: Asked | None, *, blocked: bool) -> None:
+    """Draw the button that has the criteria compared."""
+    both = st.toggle(
+        "Also with bias compensation",
+        value=True,
+        help=tip("compensation"),
+        key="compare/bias",
+    )
+    pruning = asked.pruning if asked is not None and asked.pruning.ratio > 0.0 else None
+    clicked = st.button(
+        "Compare criteria at this ratio",
+        icon=":material/balance:",
+        disabled=blocked or pruning is None,
+        help=tip("compare_criteria"),
+        key="compare/start",
+    )
+    if clicked and pruning is not None:
+        spec = replace(pruning, compensation="bias" if both else "none")
+        widgets.ask(lambda: services.jobs().start_compare(record.run_id, spec))
+
+
+def _outcome(comparison: Comparison, asked: Asked | None) -> None:
+    same = asked is not None and _shared(comparison.spec) == _shared(asked.pruning)
     with st.container(horizontal=True, vertical_alignment="center"):
         widgets.origin_badge(wording.MEASURED)
         st.caption(
@@ -73,6 +86,8 @@ def _outcome(comparison: Comparison, asked: Asked) -> None:
         height="content",
         key="compare/table",
     )
+    for sentence in tables_pruning.too_close(comparison):
+        st.caption(sentence)
 
 
 def _shared(spec: PruningSpec) -> PruningSpec:
@@ -80,7 +95,7 @@ def _shared(spec: PruningSpec) -> PruningSpec:
     return replace(spec, criterion="", compensation="none")
 
 
-def _use(comparison: Comparison) -> None:
+def _use(comparison: Comparison, asked: Asked | None) -> None:
     """Ask which row the form shall take over, the best one first."""
     rows = sorted(comparison.rows, key=lambda row: row.metrics.loss)
     names = {_name(row): row for row in rows}
@@ -97,6 +112,12 @@ def _use(comparison: Comparison) -> None:
         key="compare/use",
         width="stretch",
     )
+    form = asked.pruning if asked is not None else None
+    if form is not None and (form.criterion, form.compensation) == (
+        row.criterion,
+        row.compensation,
+    ):
+        st.caption(":green[:material/check:] The form above asks for just this.")
 
 
 def _name(row: ComparedPruning) -> str:

@@ -25,27 +25,35 @@ from qpruner_core.domain.record import RunRecord
 from qpruner_core.domain.spec import ExportSpec, RunSpec, SearchSpec
 
 MIXED = "mixed"
+LIBRARIES = "the libraries take some hundreds of MiB beside it"
 LEAST_BUDGET, MOST_BUDGET = 20, 100
 """Ends of the budget slider; percent of the dense model."""
 
 
-def panel(record: RunRecord, layout: ModelLayout, asked: Asked, *, busy: bool) -> None:
+def panel(record: RunRecord, layout: ModelLayout, asked: Asked | None, *, busy: bool) -> None:
     """Draw why and how a model is compressed without being loaded whole; open where one does not
     fit its worker.
+
+    Args:
+        record: The run.
+        layout: Its model before pruning.
+        asked: What the form asks for; None where it cannot be done, which stops the start alone.
+        busy: Whether a job of this run is under way.
     """
+    pruning = record.spec.pruning if asked is None else asked.pruning
     lacks = memory.shortage(layout, services.jobs().workers())
     widgets.failed_beside(record, "compress")
     opened = lacks is not None or record.compressed is not None
     with st.expander("Larger than memory", expanded=opened):
         _why(layout, lacks)
-        criterion = _criterion(asked.pruning.criterion)
+        criterion = _criterion(pruning.criterion)
         # A folder that was named for an export is not to be written twice.
         search, export = _precision(record.spec.search, replace(record.spec.export, out=None))
         spec = widgets.with_part(
             record.spec,
-            importance=asked.importance,
+            importance=record.spec.importance if asked is None else asked.importance,
             # Layer by layer there is one round: nothing is scored anew.
-            pruning=replace(asked.pruning, criterion=criterion, iterations=1),
+            pruning=replace(pruning, criterion=criterion, iterations=1),
             search=search,
             export=export,
         )
@@ -53,7 +61,7 @@ def panel(record: RunRecord, layout: ModelLayout, asked: Asked, *, busy: bool) -
             "Prune and write layer by layer",
             type="primary" if lacks is not None else "secondary",
             icon=":material/layers:",
-            disabled=busy,
+            disabled=busy or asked is None,
             help=tip("compress"),
             key="compress/start",
         ):
@@ -70,13 +78,15 @@ def _why(layout: ModelLayout, lacks: Shortage | None) -> None:
     if lacks is None:
         st.caption(
             "For models that do not fit the worker's memory: one decoder layer is read, pruned, "
-            f"packed and written at a time, which here takes {layer} for the largest (estimated)."
+            f"packed and written at a time. The largest has {layer} at 16 bit (estimated); "
+            f"{LIBRARIES}."
         )
         return
     st.warning(
         f"This model takes {wording.size(lacks.needed_bytes)} in memory (estimated), more than "
         f"the {wording.size(lacks.memory_bytes)} of the worker on {lacks.device} leave room for; "
-        f"layer by layer the largest takes {layer} at a time."
+        f"layer by layer it is one layer at a time, the largest {layer} at 16 bit (estimated); "
+        f"{LIBRARIES}."
     )
 
 
@@ -112,7 +122,8 @@ def _criterion(wanted: str) -> str:
 
 def _precision(search: SearchSpec, export: ExportSpec) -> tuple[SearchSpec, ExportSpec]:
     """Ask how the weights are written: all at one precision, or mixed under a budget."""
-    names = [*PRECISIONS.names(), MIXED]
+    # The budget first, as on the command line.
+    names = [MIXED, *PRECISIONS.names()]
     chosen = str(
         st.selectbox(
             "Write the weights as",

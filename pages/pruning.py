@@ -40,6 +40,6 @@ else:
     widgets_pruning.result(record.prune, card.layout)
 if record.evaluate is not None:
     widgets_metrics.full(record.evaluate)
-if form is not None:
-    widgets_compare.panel(record, form, busy=job is not None)
-    widgets_streaming.panel(record, card.layout, form, busy=job is not None)
+# What was measured stays in sight while the form asks for something that cannot be.
+widgets_compare.panel(record, form, busy=job is not None)
+widgets_streaming.panel(record, card.layout, form, busy=job is not None)

@@ -3,12 +3,13 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import pytest
 import sample_home
 
 from app import wording
 from qpruner_core.domain.footprint import dense_bytes
 from qpruner_core.domain.progress import Progress
-from qpruner_core.domain.spec import PruningSpec
+from qpruner_core.domain.spec import PruningSpec, SearchSpec
 from qpruner_core.jobs import WorkerInfo
 from qpruner_core.pruning.selection import select
 
@@ -240,11 +241,52 @@ def test_what_was_compared_is_measured_and_the_best_is_used_on_a_click(
         "Weight magnitude",
         "bias",
     )
-    assert table.loc[0, "Against dense"] == "+0.090 nats"
+    assert table.loc[0, "Against dense"] == "+0.0900 nats"
     assert "measured" in said(at)
     at.button(key="compare/use").click().run()
     assert at.selectbox(key="prune/criterion").value == "magnitude"
     assert at.selectbox(key="prune/compensation").value == "bias"
+    assert at.toast[0].value == "Weight magnitude with bias compensation: in the form above."
+    assert "The form above asks for just this" in said(at)
+
+
+@pytest.mark.parametrize("before", ["none", "bias"])
+def test_what_is_used_has_no_second_origin(open_page, run_at, compared, before, caplog):
+    """Streamlit warns where a widget has a default and a value from elsewhere."""
+    record = run_at("score", pruning=PruningSpec(ratio=0.2, compensation=before))
+    at = open_page("pruning", compared(record))
+    at.selectbox(key="compare/chosen").select_index(1).run()
+    at.button(key="compare/use").click().run()
+    assert not at.exception
+    assert not at.warning
+    assert "default value" not in caplog.text
+
+
+def test_protection_by_hand_starts_from_the_automatic_numbers(open_page, run_at):
+    at = open_page("pruning", run_at("score"))
+    before = value(at, "Parameters")
+    at.toggle(key="prune/protect").set_value(True).run()
+    first = at.number_input(key="prune/protect_first").value
+    assert (first, at.number_input(key="prune/protect_last").value) == (2, 1)
+    assert value(at, "Parameters") == before
+
+
+def test_an_impossible_form_hides_no_measured_result(open_page, run_at, compared, said):
+    at = open_page("pruning", compared(run_at("score")))
+    at.pills(key="prune/kinds").set_value([]).run()
+    assert "start/prune" not in [button.key for button in at.button]
+    assert "Which criterion is best here?" in said(at)
+    assert len(at.dataframe[0].value) == 6
+    assert at.button(key="compare/start").disabled
+    assert at.button(key="compress/start").disabled
+
+
+def test_layer_by_layer_a_budget_decides_as_on_the_command_line(open_page, run_at, jobs):
+    at = open_page("pruning", run_at("load"))
+    at.button(key="compress/start").click().run()
+    spec = jobs.asked[0][1][1]
+    assert spec.search.memory_budget == "0.45"
+    assert spec.search.precisions == SearchSpec().precisions
 
 
 def worker(memory_bytes, device="cpu"):
@@ -292,9 +334,7 @@ def test_layer_by_layer_a_budget_mixes_precisions(open_page, run_at, jobs):
     assert len(search.precisions) > 1
 
 
-def test_the_folder_of_an_export_is_not_written_layer_by_layer_too(
-    open_page, run_at, store, jobs
-):
+def test_the_folder_of_an_export_is_not_written_layer_by_layer_too(open_page, run_at, store, jobs):
     record = run_at("load")
     export = replace(record.spec.export, out="/somewhere/exported")
     record = replace(record, spec=replace(record.spec, export=export))

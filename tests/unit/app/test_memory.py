@@ -9,6 +9,7 @@ import pytest
 from app import memory
 from qpruner_core.catalog import ARCHITECTURES
 from qpruner_core.jobs import WorkerInfo
+from qpruner_core.pipeline import streaming
 
 LAYOUT = ARCHITECTURES.target("llama").layout(
     {
@@ -29,6 +30,10 @@ def test_what_is_needed_depends_on_the_dtype_of_the_device(device, bytes_each):
     lacks = memory.shortage(LAYOUT, [worker])
     assert lacks is not None
     assert lacks.needed_bytes == bytes_each * LAYOUT.parameters
+
+
+def test_the_largest_layer_is_the_one_figure_of_the_command_line():
+    assert memory.largest_layer_bytes(LAYOUT) == streaming.largest_layer_bytes(LAYOUT)
 
 
 def test_the_smallest_worker_decides():

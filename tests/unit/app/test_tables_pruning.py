@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 
 from app import charts_pruning, tables_pruning, wording_pruning
 from qpruner_core.catalog import CRITERIA
-from qpruner_core.domain.metrics import Metrics
+from qpruner_core.domain.metrics import Metrics, TaskResult
 from qpruner_core.domain.record import ComparedPruning, Comparison
 from qpruner_core.domain.spec import PruningSpec
 
@@ -53,7 +55,7 @@ def test_the_best_has_the_least_loss_and_then_the_fewest_parameters(comparison):
 def test_without_tasks_there_is_no_column_of_accuracy(comparison):
     table = tables_pruning.compared(comparison)
     assert "Accuracy" not in table.columns
-    assert list(table["Against dense"]) == ["+0.200 nats", "+0.200 nats", "+0.500 nats"]
+    assert list(table["Against dense"]) == ["+0.2000 nats", "+0.2000 nats", "+0.5000 nats"]
 
 
 def test_the_picture_rings_the_best_and_draws_the_dense_model(comparison):
@@ -61,6 +63,40 @@ def test_the_picture_rings_the_best_and_draws_the_dense_model(comparison):
     ring = next(trace for trace in figure.data if trace.name == "best")
     assert (ring.x[0], ring.y[0]) == (1.2, "Random (control)")
     assert figure.layout.shapes[0].x0 == 1.0
+
+
+def test_what_is_within_noise_of_the_best_is_said_in_a_sentence(comparison):
+    assert tables_pruning.too_close(comparison) == [
+        "The first 2 differ by less than 0.001 nats per token: too little to call one of them the "
+        "best."
+    ]
+    clear = replace(comparison, rows=(measured(1.5), measured(1.2, criterion="magnitude")))
+    assert tables_pruning.too_close(clear) == []
+
+
+def test_accuracies_within_one_standard_error_are_counted(comparison):
+    def with_task(row, share):
+        task = TaskResult(n_items=101, accuracy=share, accuracy_normalized=share)
+        return replace(row, metrics=replace(row.metrics, accuracy=share, tasks={"one": task}))
+
+    rows = (with_task(measured(1.2), 0.5), with_task(measured(1.4), 0.46))
+    (said,) = tables_pruning.too_close(replace(comparison, rows=rows))
+    assert said == (
+        "The accuracy of all 2 lies within one standard error (5.0 points) of the best one's."
+    )
+    rows = (*rows, with_task(measured(1.5), 0.3))
+    (said,) = tables_pruning.too_close(replace(comparison, rows=rows))
+    assert "of 2 of 3 lies" in said
+
+
+def test_a_control_far_off_stands_at_the_edge_with_its_value(comparison):
+    rows = (measured(1.2), measured(1.3, criterion="magnitude"), measured(9.0, criterion="random"))
+    figure = charts_pruning.compared(replace(comparison, rows=rows))
+    assert max(figure.layout.xaxis.range) < 2.0
+    dots = figure.data[0]
+    place = list(dots.y).index("Random (control)")
+    assert dots.x[place] < 2.0
+    assert (dots.marker.symbol[place], dots.text[place]) == ("triangle-right", "9.000 nats ")
 
 
 def test_every_unit_criterion_says_what_it_needs_and_gradients_do_not_stream():

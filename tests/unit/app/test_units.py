@@ -121,5 +121,7 @@ def test_the_picture_of_a_wide_model_stays_small():
         kept={g.name: tuple(range(g.n_units // 2)) for g in layout.groups}, dropped_layers=(5,)
     )
     figure = charts_units.kept_units(units.panels(layout, plan), plan.dropped_layers, 32)
+    middles = [note.x for note in figure.layout.annotations if note.text == "layer leaves"]
+    assert middles == [(32 - 1) / 2, (11008 - 1) / 2]  # unit 0 is drawn from -0.5 to 0.5
     assert [trace.z.size for trace in figure.data if trace.type == "heatmap"] == [1024, 32 * 96]
     assert sum(note.text == "layer leaves" for note in figure.layout.annotations) == 2
