@@ -15,6 +15,9 @@ from app.tables_importance import Row
 from qpruner_core.catalog import PRECISIONS
 from qpruner_core.domain.record import SensitivityCell
 
+N_NAMED_UNITS = 40
+"""Up to so many units every bar has its number below."""
+
 
 def heatmap(
     rows: Sequence[Row], n_layers: int, chosen: tuple[str, int] | None = None
@@ -100,30 +103,35 @@ def agreement(correlation: pd.DataFrame) -> go.Figure:
             y=names,
             zmin=-1.0,
             zmax=1.0,
-            colorscale=[
-                (0.0, "rgba(244, 63, 94, 0.75)"),
-                (0.5, "rgba(148, 163, 184, 0.08)"),
-                (1.0, "rgba(16, 185, 129, 0.85)"),
-            ],
+            colorscale=list(palette.AGREEING),
             hovertemplate="%{y} and %{x}: %{z:.2f}<extra></extra>",
             xgap=2,
             ygap=2,
             showscale=False,
         )
     )
-    # Text of the heatmap itself is coloured for its scale without the ground that shines through.
-    made.add_trace(
-        go.Scatter(
-            x=names * len(names),
-            y=[name for name in names for _ in names],
-            text=["" if np.isnan(v) else wording.correlation(v) for v in values.ravel()],
-            mode="text",
-            hoverinfo="skip",
-        )
-    )
+    made.add_trace(_numbers(names, values))
     made.update_yaxes(autorange="reversed", automargin=True, showgrid=False)
     made.update_xaxes(tickangle=-35, automargin=True, showgrid=False)
     return made
+
+
+def _numbers(names: Sequence[str], values: np.ndarray) -> go.Scatter:
+    """Return the numbers of a square table, each in the colour that its cell asks for."""
+    flat = values.ravel()
+    grounds = ("#000000" if np.isnan(v) else _cell(v) for v in flat)
+    return go.Scatter(
+        x=list(names) * len(names),
+        y=[name for name in names for _ in names],
+        text=["" if np.isnan(v) else wording.correlation(v) for v in flat],
+        textfont={"color": [palette.text_on(ground) for ground in grounds]},
+        mode="text",
+        hoverinfo="skip",
+    )
+
+
+def _cell(correlation: float) -> str:
+    return palette.on_scale(palette.AGREEING, (correlation + 1.0) / 2.0)
 
 
 def units(scores: np.ndarray, kept: Sequence[int] | None, unit_word: str) -> go.Figure:
@@ -149,11 +157,20 @@ def units(scores: np.ndarray, kept: Sequence[int] | None, unit_word: str) -> go.
                 )
             )
     made.update_layout(bargap=0.15 if len(scores) < 100 else 0)
-    made.update_xaxes(
-        title=f"{unit_word}s by score, highest first", showgrid=False, tickformat="d"
-    )
+    made.update_xaxes(showgrid=False, **_places(order, unit_word))
     made.update_yaxes(title="Score", rangemode="tozero")
     return made
+
+
+def _places(order: np.ndarray, unit_word: str) -> dict[str, object]:
+    """Return the axis under the bars: the units themselves where they fit, else their ranks."""
+    if len(order) > N_NAMED_UNITS:
+        return {"title": f"Rank of the {unit_word}, from the highest score", "tickformat": "d"}
+    return {
+        "title": f"Number of the {unit_word}, highest score first",
+        "tickvals": list(range(len(order))),
+        "ticktext": [str(unit) for unit in order],
+    }
 
 
 def sensitivities(cells: Sequence[SensitivityCell], labels: Mapping[str, str]) -> go.Figure:

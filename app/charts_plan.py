@@ -30,7 +30,7 @@ def layer_map(layout: ModelLayout, plan: PrecisionPlan) -> go.Figure:
     made = charts_base.figure(64 + 30 * len(rows))
     for name in (name for name in PRECISIONS.names() if name in set(most.values())):
         mine = [key for key in cells if most[key] == name]
-        title = PRECISIONS.entry(name).title
+        title, colour = PRECISIONS.entry(name).title, palette.precision_colour(name)
         made.add_trace(
             go.Bar(
                 x=[layer for layer, _ in mine],
@@ -38,12 +38,12 @@ def layer_map(layout: ModelLayout, plan: PrecisionPlan) -> go.Figure:
                 base=[rows.index(row) - 0.43 for _, row in mine],
                 width=0.9,
                 name=title,
-                marker={"color": palette.precision_colour(name), "line": {"width": 0}},
+                marker={"color": colour, "line": {"width": 0}},
                 text=[title if layout.n_layers <= N_NAMED_LAYERS else "" for _ in mine],
                 textposition="inside",
                 insidetextanchor="middle",
                 textangle=0,
-                textfont={"color": "white", "size": 11},
+                textfont={"color": palette.text_on(colour), "size": 11},
                 hovertext=[_words(key, cells[key], plan) for key in mine],
                 hoverinfo="text",
             )

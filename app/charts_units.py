@@ -108,11 +108,11 @@ def _words(panel: Panel, row: int) -> go.Scatter:
 def _mark_dropped(made: go.Figure, panel: Panel, dropped: Sequence[int], column: int) -> None:
     for layer in dropped:
         made.add_annotation(
-            x=panel.edges[-1] / 2,
+            x=(panel.edges[-1] - 1) / 2,  # cells begin at -0.5
             y=layer,
             text="layer leaves",
             showarrow=False,
-            font={"size": 10, "color": palette.SLATE},
+            font={"size": 10},  # in the theme's colour: no other reads on grey in both
             row=1,
             col=column,
         )
