@@ -9,6 +9,9 @@ from qpruner_core.domain.spec import RunSpec
 
 _NOT_LAYER_BY_LAYER = (
     "--model",
+    "--tasks",
+    "--heldout-tokens",
+    "--items-per-task",
     "--criteria",
     "--objective",
     "--strategy",
@@ -18,7 +21,8 @@ _NOT_LAYER_BY_LAYER = (
     "--learning-rate",
     "--format",
 )
-"""Options that ``qpruner compress`` does not have, or asks in another way."""
+"""Options that have no say layer by layer, or are asked in another way. The texts of other uses
+have one: a source that several name is divided among them."""
 _OF_A_BUDGET = ("--memory-budget", "--precisions", "--tie")
 
 

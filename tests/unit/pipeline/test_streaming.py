@@ -268,6 +268,10 @@ def test_the_card_says_the_command_that_asks_for_the_same(
         assert getattr(again, part) == getattr(spec, part)
     assert again.search.precisions == spec.search.precisions
     assert again.data.calibration_tokens == spec.data.calibration_tokens
+    # One file for several uses is divided among them: the other texts decide it too.
+    tokenizer = AutoTokenizer.from_pretrained(spec.model.source)
+    texts = [streaming.calibration_ids(each.data, tokenizer) for each in (again, spec)]
+    assert torch.equal(*texts)
 
 
 def test_the_help_of_the_command_says_its_own_default(capsys: pytest.CaptureFixture[str]) -> None:
