@@ -67,18 +67,28 @@ def figures(row: Sequence[Figure]) -> None:
     """Draw figures side by side."""
     for column, figure in zip(st.columns(len(row)), row, strict=True):
         with column.container(border=True, height="stretch", gap="xsmall"):
-            st.metric(
-                figure.label,
-                figure.value,
-                delta=figure.change,
-                delta_color="inverse" if figure.lower_is_better else "normal",
-                help=tip(figure.term),
-            )
+            _metric(figure)
             with st.container(horizontal=True, vertical_alignment="center", gap="small"):
                 if figure.origin:
                     origin_badge(figure.origin)
                 if figure.before:
                     st.caption(f"before {figure.before}", width="content")
+
+
+def _metric(figure: Figure) -> None:
+    """Draw number and change; a change of nothing has neither sign, arrow nor colour."""
+    change = figure.change
+    is_none = change is not None and wording.is_nothing(change)
+    if change is not None and is_none:
+        change = change.lstrip("+-")
+    st.metric(
+        figure.label,
+        figure.value,
+        delta=change,
+        delta_color="off" if is_none else "inverse" if figure.lower_is_better else "normal",
+        delta_arrow="off" if is_none else "auto",
+        help=tip(figure.term),
+    )
 
 
 def origin_badge(origin: str) -> None:

@@ -29,6 +29,8 @@ from qpruner_core.errors import QPrunerError
 from qpruner_core.pruning.selection import Selection, protected_layers
 
 KV_TOKENS = 2048
+SHARE_IS_SAID = "of the parameters of the layers leave rather than"
+"""Part of the selection's own sentence on a share that is not the one asked for."""
 
 
 def preview(record: RunRecord, dense: ModelLayout, asked: Asked) -> Selection | None:
@@ -87,10 +89,14 @@ def _explanation(dense: ModelLayout, chosen: Selection, asked: Asked) -> None:
     spec = asked.pruning
     whole = sum(dense.layer_parameters)
     gone = 1 - sum(chosen.layout.layer_parameters) / whole if whole else 0.0
-    st.caption(
+    share = (
         f"{wording.percent(gone)} of the parameters of the decoder layers leave, "
-        f"{wording.percent(spec.ratio, 0)} were asked for. {_protected(dense.n_layers, spec)} "
-        f"KV cache of {KV_TOKENS:,} tokens at 16 bit."
+        f"{wording.percent(spec.ratio, 0)} were asked for. "
+    )
+    if any(SHARE_IS_SAID in sentence for sentence in chosen.warnings):
+        share = ""
+    st.caption(
+        f"{share}{_protected(dense.n_layers, spec)} KV cache of {KV_TOKENS:,} tokens at 16 bit."
     )
     if not asked.is_scored:
         inexact = spec.scope != "per-layer"

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import sample_home
+from streamlit.proto.Metric_pb2 import Metric as MetricProto
 
 from app import wording
 from qpruner_core.domain.footprint import dense_bytes
@@ -269,6 +270,27 @@ def test_protection_by_hand_starts_from_the_automatic_numbers(open_page, run_at)
     first = at.number_input(key="prune/protect_first").value
     assert (first, at.number_input(key="prune/protect_last").value) == (2, 1)
     assert value(at, "Parameters") == before
+
+
+def test_a_share_that_is_not_the_one_asked_for_is_said_once(open_page, run_at, said):
+    at = open_page("pruning", run_at("score"))
+    at.selectbox(key="prune/shape").select("uniform")
+    at.pills(key="prune/kinds").set_value(["kv_heads"])
+    at.slider(key="prune/ratio").set_value(6).run()
+    assert not at.error
+    assert any("leave rather than" in warning.value for warning in at.warning)
+    assert "were asked for" not in said(at)
+
+
+def test_a_change_of_nothing_has_no_arrow(open_page, run_at, store):
+    record = run_at("prune")
+    same = replace(record.prune, after=record.prune.before)
+    store.write(replace(record, prune=same))
+    at = open_page("pruning", record)
+    loss = next(metric for metric in at.metric if metric.label == "Loss per token")
+    assert loss.delta == "0.000 nats/token"
+    assert loss.proto.color == MetricProto.GRAY
+    assert loss.proto.direction == MetricProto.NONE
 
 
 def test_an_impossible_form_hides_no_measured_result(open_page, run_at, compared, said):
