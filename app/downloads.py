@@ -14,10 +14,12 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from qpruner_core.errors import ModelNotFoundError, NotReadyError, QPrunerError
+from qpruner_core.export.snippets import ADAPTER_FOLDER
 from qpruner_core.store.home import home
 from qpruner_core.store.records import RunStore
 
 ROUTE = "/download"
+WEIGHTS = ".safetensors"
 BLOCK_BYTES = 1 << 20
 LAYER_BY_LAYER = "layer-by-layer"
 """Stands in a zip's name for a format, where the model was compressed layer by layer."""
@@ -92,6 +94,14 @@ def export_folder(store_home: Path, run_id: str, name: str) -> Path:
 def files_of(folder: Path) -> list[Path]:
     """Return the regular files of an export, in a fixed order; links are left out."""
     return sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+
+
+def adapter_bytes(folder: Path) -> int:
+    """Return the bytes of the adapter's weights in an export; 0 where it has none."""
+    inside = folder / ADAPTER_FOLDER
+    if not inside.is_dir():
+        return 0
+    return sum(path.stat().st_size for path in files_of(inside) if path.suffix == WEIGHTS)
 
 
 def zip_blocks(folder: Path, empty: bool = False) -> Iterator[bytes]:

@@ -9,7 +9,16 @@ from pathlib import Path
 
 import streamlit as st
 
-from app import downloads, forms_search, line, services, state, widgets, wording
+from app import (
+    downloads,
+    forms_search,
+    line,
+    services,
+    state,
+    widgets,
+    widgets_metrics,
+    wording,
+)
 from app.glossary import tip
 from app.widgets import Figure
 from qpruner_core.catalog import EXPORTERS
@@ -41,6 +50,8 @@ def start(record: RunRecord, spec: RunSpec, *, busy: bool) -> None:
 def result(record: RunRecord, outcome: ExportOutcome) -> None:
     """Draw bytes on disk against the planned ones, the proof of the reload, and the download."""
     over = outcome.size_bytes / max(outcome.planned_bytes, 1) - 1
+    adapter = downloads.adapter_bytes(Path(outcome.path))
+    together = outcome.size_bytes + adapter
     widgets.figures(
         [
             Figure(
@@ -50,6 +61,7 @@ def result(record: RunRecord, outcome: ExportOutcome) -> None:
                 origin=wording.MEASURED,
                 change=f"{100 * over:+.2f} %",
             ),
+            *([_with_adapter(together)] if adapter else []),
             Figure(
                 label="Planned",
                 value=wording.size(outcome.planned_bytes),
@@ -64,6 +76,9 @@ def result(record: RunRecord, outcome: ExportOutcome) -> None:
             ),
         ]
     )
+    if record.search is not None:
+        budget = record.search.budget_bytes
+        widgets_metrics.warn_over_budget(outcome.size_bytes, together, budget)
     if outcome.reload_logits_equal:
         st.success(
             "Proof of reload: a fresh process opened the folder with stock transformers, without "
@@ -78,6 +93,15 @@ def result(record: RunRecord, outcome: ExportOutcome) -> None:
             "report it if it stays."
         )
     download(record, outcome.spec.format, outcome)
+
+
+def _with_adapter(size_bytes: int) -> Figure:
+    return Figure(
+        label="With adapter",
+        value=wording.size(size_bytes),
+        term="adapter",
+        origin=wording.MEASURED,
+    )
 
 
 def download(record: RunRecord, kind: str, outcome: ExportOutcome | CompressionOutcome) -> None:

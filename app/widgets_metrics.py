@@ -42,6 +42,16 @@ def weights(label: str, term: str, before: Metrics, after: Metrics) -> Figure:
     )
 
 
+def warn_over_budget(plain_bytes: int, with_adapter_bytes: int, budget_bytes: int) -> None:
+    """Say where it is the adapter that takes a model over its memory budget."""
+    if plain_bytes <= budget_bytes < with_adapter_bytes:
+        st.warning(
+            f"With its adapter the model takes {wording.size(with_adapter_bytes)}, more than the "
+            f"memory budget of {wording.size(budget_bytes)}. Train a lower rank, or choose a "
+            "smaller plan."
+        )
+
+
 def full(metrics: Metrics) -> None:
     """Draw a full evaluation: every task with its standard error, and how fast it reads and
     writes.

@@ -104,12 +104,8 @@ def result(
         "parameters; training "
         f"memory was estimated at {wording.size(outcome.estimated_memory_bytes)} beforehand."
     )
-    if budget_bytes is not None and before.weight_bytes <= budget_bytes < after.weight_bytes:
-        st.warning(
-            f"With its adapter the model takes {wording.size(after.weight_bytes)}, more than the "
-            f"memory budget of {wording.size(budget_bytes)}. Train a lower rank, or choose a "
-            "smaller plan."
-        )
+    if budget_bytes is not None:
+        widgets_metrics.warn_over_budget(before.weight_bytes, after.weight_bytes, budget_bytes)
     left, right = st.columns(2, gap="large")
     with left:
         if after.tasks:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -66,6 +67,21 @@ def test_both_models_answer_the_prompt(open_page, run_at, jobs, said):
     assert jobs.asked[0] == ("generate", (record.run_id, "The lantern", record.search.chosen))
     assert "one word" in said(at)
     assert "another word" in said(at)
+
+
+def test_with_an_adapter_its_bytes_count_and_the_budget_is_minded(open_page, run_at, store, said):
+    record = run_at("export")
+    at = open_page("export", record)
+    assert "With adapter" not in [metric.label for metric in at.metric]
+    folder = Path(record.export.path) / "adapter"
+    folder.mkdir()
+    (folder / "adapter_model.safetensors").write_bytes(bytes(5000))
+    search = replace(record.search, budget_bytes=record.export.size_bytes + 1000)
+    store.write(replace(record, search=search))
+    at = open_page("export", record)
+    values = {metric.label: metric.value for metric in at.metric}
+    assert values["With adapter"] == wording.size(record.export.size_bytes + 5000)
+    assert "more than the memory budget" in said(at)
 
 
 @pytest.mark.parametrize("written", [False, True])
