@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import streamlit as st
 
+from app import services, widgets, wording
 from app.glossary import tip
 from qpruner_core.catalog import CRITERIA
 from qpruner_core.domain.spec import ImportanceSpec, ModelSpec
@@ -26,7 +27,7 @@ def option_fields(
 
 
 def _option_field(entry: Entry, option: Option, value: OptionValue, key: str) -> OptionValue:
-    label = f"{entry.title}: {option.name.replace('_', ' ')}"
+    label = f"{entry.title}: {wording.option(option.name)}"
     name = f"{key}/{entry.name}/{option.name}"
     if isinstance(option.default, bool):
         return st.toggle(label, bool(value), help=option.help, key=name)
@@ -57,7 +58,14 @@ def model_form() -> ModelSpec | None:
         path = st.text_input(
             "Folder on the server", help=tip("model_folder"), placeholder="/models/…"
         )
-        return _with_trust(path.strip(), None)
+        found = path.strip()
+        if found and not services.folder_exists(found):
+            widgets.error_panel(
+                f"There is no folder {found!r} on the server. Check the path; models of the hub "
+                "are asked for under Hub."
+            )
+            found = ""
+        return _with_trust(found, None)
     left, right = st.columns([3, 1])
     name = left.text_input("Hub id", help=tip("hub_id"), placeholder="organisation/name")
     revision = right.text_input("Revision", help=tip("revision"), placeholder="main")

@@ -91,6 +91,11 @@ def model_card(spec: ModelSpec) -> ModelCard:
     return _card(spec)
 
 
+def folder_exists(path: str) -> bool:
+    """Whether there is something at a path on the server."""
+    return Path(path).expanduser().exists()
+
+
 def trials(record: RunRecord) -> tuple[Trial, ...]:
     """Return what the finished search holds, else what an unfinished one has come to."""
     return points.trials_of(record) or live_trials(record)

@@ -131,15 +131,19 @@ def agreement_words(found: Sequence[Agreement], kind: str) -> str:
     pairs = sorted((p for p in found if p.kind == kind), key=lambda pair: -pair.correlation)
     if not pairs:
         return ""
-    words = f"{_pair(pairs[0])} rank the {KINDS[kind]} most alike ({_number(pairs[0])})"
+    words = f"{_pair(pairs[0])} rank the {KINDS[kind]} most alike ({_number(pairs, 0)})"
     if len(pairs) == 1:
         return f"{words}."
-    return f"{words}, {_pair(pairs[-1])} least ({_number(pairs[-1])})."
+    return f"{words}; {_pair(pairs[-1])} least ({_number(pairs, -1)})."
 
 
 def _pair(pair: Agreement) -> str:
-    return f"{criterion_title(pair.first)} and {criterion_title(pair.second)}"
+    # In quotes, as titles have commas of their own.
+    return f"“{criterion_title(pair.first)}” and “{criterion_title(pair.second)}”"
 
 
-def _number(pair: Agreement) -> str:
-    return wording.correlation(pair.correlation)
+def _number(pairs: Sequence[Agreement], place: int) -> str:
+    """Return the number of a pair, and whether others share it."""
+    shown = [wording.correlation(pair.correlation) for pair in pairs]
+    more = ", among others" if shown.count(shown[place]) > 1 else ""
+    return f"{shown[place]}{more}"

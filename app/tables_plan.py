@@ -16,6 +16,12 @@ def part_of(unit: str) -> str:
     return parts[2] if len(parts) > 2 else WHOLE
 
 
+def title(part: str) -> str:
+    """Return a column's title: parts of a block in words, Linears by their names."""
+    known = {WHOLE: "Whole layer", "attention": "Attention", "mlp": "MLP"}
+    return known.get(part, part)
+
+
 def layer_of(unit: str) -> int:
     """Return the layer of a search unit such as ``layer.3.mlp``."""
     return int(unit.split(".")[1])

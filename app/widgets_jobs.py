@@ -89,7 +89,8 @@ def log(run_id: str) -> None:
     """Draw the last lines that the worker logged for a run."""
     text = services.store().log(run_id, N_LOG_LINES)
     if text:
-        st.code(text, language=None, height=260)
+        lines = map(wording.log_line, text.splitlines())
+        st.code("\n".join(lines), language=None, height=260, wrap_lines=True)
     else:
         st.caption("The worker has not logged anything for this run.")
 

@@ -158,9 +158,14 @@ def plan_editor(record: RunRecord, start: Point, *, busy: bool) -> None:
             table,
             key=f"results/editor/{start.key}",
             disabled=["layer"],
-            column_config={
+            column_config={"layer": st.column_config.NumberColumn("Layer", help=tip("layer"))}
+            | {
                 part: st.column_config.SelectboxColumn(
-                    part, options=list(space.precisions), required=True, help=tip("precision")
+                    tables_plan.title(part),
+                    options=list(space.precisions),
+                    required=True,
+                    format_func=lambda name: PRECISIONS.entry(str(name)).title,
+                    help=tip("precision"),
                 )
                 for part in table.columns
             },

@@ -100,7 +100,9 @@ def model_card(spec: ModelSpec) -> None:
         f"{layout.vocab_size:,}, up to {card.max_positions:,} tokens, files in {card.dtype}."
     )
     _removable(layout)
-    widgets.origin_badge(wording.ESTIMATED)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.markdown("**What it takes at each precision**", width="content")
+        widgets.origin_badge(wording.ESTIMATED)
     st.dataframe(tables.precisions(card), hide_index=True)
     with st.expander("Which GPUs it fits (estimated)", expanded=False):
         st.dataframe(tables.cards(card), hide_index=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from itertools import pairwise
@@ -39,6 +40,19 @@ DEMO_TEXT = (
     "This model reads the demo's invented language, so its scores and losses say little about "
     "real text. Choose WikiText-2 or own files when you make a run."
 )
+OPTION_TITLES = {
+    "n_components": "Components",
+    "n_neighbors": "Neighbours",
+    "n_samples": "Token positions",
+    "n_startup": "Random trials first",
+    "p": "Order p of the norm",
+    "population_size": "Population",
+}
+"""Options whose names do not speak for themselves."""
+_LOG_LINE = re.compile(
+    r"\d{4}-\d\d-\d\d (?P<time>\d\d:\d\d:\d\d),\d+ (?P<level>\w+) [\w.]+: (?P<message>.*)"
+)
+"""As the worker writes it: ``2026-01-31 09:05:00,123 INFO name.of.module: message``."""
 N_PACE = 5
 """Newest pieces that the pace goes by."""
 
@@ -56,6 +70,29 @@ def size_change(after: float, before: float) -> str:
 def percent_change(after: float, before: float) -> str | None:
     """Return by which share something changed, such as ``-20.0 %``; None where it did not."""
     return f"{100.0 * (after / before - 1.0):+.1f} %" if after != before else None
+
+
+def is_nothing(change: str) -> bool:
+    """Whether a change is nought to the digits that are shown, such as ``+0.000 nats``."""
+    number = change.lstrip("+-").split()[0]
+    return not any(digit in number for digit in "123456789")
+
+
+def option(name: str) -> str:
+    """Return an option of a catalogue entry as a label."""
+    words = name.replace("_", " ")
+    return OPTION_TITLES.get(name, words[:1].upper() + words[1:])
+
+
+def log_line(line: str) -> str:
+    """Return a line of the worker's log with what a person needs of its prefix: the time, and the
+    level where it is not the usual one.
+    """
+    found = _LOG_LINE.fullmatch(line)
+    if found is None:
+        return line
+    level = "" if found["level"] == "INFO" else f"{found['level']} "
+    return f"{found['time']} {level}{found['message']}"
 
 
 def correlation(value: float) -> str:

@@ -28,6 +28,8 @@ if outcome is None:
             "Nothing is scored yet. Choose criteria and start; the demo model takes under a "
             "minute."
         )
+    else:
+        st.info("The table of layers appears once all criteria have scored.")
     st.stop()
 
 st.caption(

@@ -3,7 +3,6 @@
 import streamlit as st
 
 from app import points, services, state, tables, widgets, widgets_results
-from app.glossary import tip
 
 widgets.title("results")
 record = state.require_run()
@@ -36,5 +35,7 @@ with right:
 if record.search is not None and a.run_id == record.run_id:
     widgets_results.plan_editor(record, a, busy=job is not None)
 with st.expander("All measured plans", expanded=False):
-    st.caption(tip("trial"))
+    st.caption(
+        "Every row is a plan measured on the pruned model, baselines and plans by hand too."
+    )
     st.dataframe(tables.measured(found), hide_index=True)

@@ -71,8 +71,30 @@ def test_rank_agreement_is_one_on_the_diagonal_and_minus_one_for_the_opposite_or
 def test_criteria_are_compared_by_the_units_they_rank(open_page, run_at, said):
     at = open_page("importance", run_at("score"))
     text = said(at)
-    assert "Taylor, first order and Weight magnitude rank the KV heads most alike (0.71)" in text
-    assert "Taylor, first order and Random (control) least (-0.02)" in text
+    assert (
+        "“Taylor, first order” and “Weight magnitude” rank the KV heads most alike (0.71); "
+        "“Taylor, first order” and “Random (control)” least (-0.02)."
+    ) in text
+
+
+def test_pairs_that_tie_are_named_by_one_of_them():
+    found = [
+        Agreement(first=first, second=second, kind="experts", correlation=value)
+        for first, second, value in (
+            ("taylor", "wanda", 0.9),
+            ("taylor", "flap", 0.9),
+            ("wanda", "flap", 0.1),
+        )
+    ]
+    said = tables_importance.agreement_words(found, "experts")
+    assert "“Taylor, first order” and “Wanda” rank the experts most alike (0.90, among" in said
+    assert said.endswith("least (0.10).")
+
+
+def test_while_it_scores_the_empty_half_says_what_will_come(open_page, run_at, jobs, said):
+    record = run_at("load")
+    jobs.running(record.run_id, "score", 1, 3)
+    assert "appears once" in said(open_page("importance", record))
 
 
 def test_agreement_is_symmetric_with_ones_on_the_diagonal():
@@ -87,7 +109,7 @@ def test_agreement_is_symmetric_with_ones_on_the_diagonal():
 def test_one_pair_of_criteria_is_told_in_one_clause():
     pair = Agreement(first="taylor", second="magnitude", kind="experts", correlation=0.5)
     assert tables_importance.agreement_words([pair], "experts") == (
-        "Taylor, first order and Weight magnitude rank the experts most alike (0.50)."
+        "“Taylor, first order” and “Weight magnitude” rank the experts most alike (0.50)."
     )
     assert tables_importance.agreement_words([pair], "kv_heads") == ""
 

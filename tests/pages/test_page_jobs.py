@@ -58,6 +58,13 @@ def test_the_log_of_the_chosen_run_is_shown(open_page, run_at, store, said):
     assert "last line" in said(at)
 
 
+def test_the_log_leaves_the_line_to_the_message(open_page, run_at, store):
+    record = run_at("prune")
+    line = "2026-01-31 09:05:00,123 INFO qpruner_core.worker.bench: step prune begins\n"
+    store.log_path(record.run_id).write_text(line)
+    assert open_page("jobs", record).code[0].value == "09:05:00 step prune begins"
+
+
 def test_runs_are_cleaned_up_only_when_ticked(open_page, run_at, store):
     keep, drop = run_at("score", name="keep"), run_at("score", name="drop")
     at = open_page("jobs", keep)

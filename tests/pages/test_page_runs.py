@@ -70,6 +70,15 @@ def test_a_folder_outside_the_allowed_ones_is_refused_in_a_sentence(open_page):
     assert "outside the folders this server may use" in at.error[0].value
 
 
+def test_a_missing_folder_is_answered_for_folders(open_page):
+    at = open_page("runs")
+    at.segmented_control[0].set_value("Folder").run()
+    field = next(each for each in at.text_input if each.label == "Folder on the server")
+    field.set_value("/models/nowhere").run()
+    assert len(at.error) == 1
+    assert at.error[0].value.startswith("There is no folder '/models/nowhere' on the server.")
+
+
 def test_a_failed_run_says_why_in_a_sentence(open_page, run_at, jobs):
     record = run_at(None)
     jobs.add(record.run_id, "failed", STEPS, error="The disk is full. Free some space.")

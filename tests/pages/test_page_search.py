@@ -22,6 +22,14 @@ def test_before_the_sensitivities_it_says_when_the_predicted_front_appears(
     assert not at.metric
 
 
+def test_while_sensitivities_are_measured_the_empty_half_says_what_will_come(
+    open_page, run_at, jobs, said
+):
+    record = run_at("prune")
+    jobs.running(record.run_id, "quantize", 2, 24)
+    assert "Measured plans then join it" in said(open_page("search", record))
+
+
 def test_starting_asks_for_the_missing_steps_with_the_chosen_precisions(open_page, run_at, jobs):
     record = run_at("prune")
     at = open_page("search", record)

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from app import wording
+from qpruner_core.catalog import CRITERIA, STRATEGIES
 from qpruner_core.domain.spec import DataSpec
 
 
@@ -43,6 +44,31 @@ def test_a_report_over_several_pieces_counts_each_of_them() -> None:
 @pytest.mark.parametrize("told", [(), ((0, 0),), ((0, 0), (5, 0))])
 def test_without_a_finished_piece_there_is_no_pace(told: tuple[tuple[int, int], ...]) -> None:
     assert wording.seconds_each(reports(*told)) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("change", "nothing"),
+    [("+0.000 nats/token", True), ("-0.0 points", True), ("+0.001 nats", False), ("-4 B", False)],
+)
+def test_a_change_of_nothing_is_told_by_its_digits(change: str, nothing: bool) -> None:
+    assert wording.is_nothing(change) is nothing
+
+
+def test_a_log_line_keeps_time_and_message() -> None:
+    line = "2026-01-31 09:05:00,123 INFO qpruner_core.worker.bench: Run begins: now"
+    assert wording.log_line(line) == "09:05:00 Run begins: now"
+    assert wording.log_line(line.replace("INFO", "ERROR")) == "09:05:00 ERROR Run begins: now"
+    assert wording.log_line("  File of a traceback") == "  File of a traceback"
+
+
+def test_no_option_is_called_by_its_parameter() -> None:
+    for registry in (CRITERIA, STRATEGIES):
+        for entry in registry:
+            for option in entry.options:
+                label = wording.option(option.name)
+                assert label[:1].isupper()
+                assert "_" not in label
+                assert not label.startswith("N ")
 
 
 def test_data_is_named_with_its_amounts() -> None:
