@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     _Commands = argparse._SubParsersAction[Parser]
 
 
+_AS_THE_RUN = "What is not given stays as the run has it; defaults are those of a new run."
+_TEXT = "'demo', 'wikitext2' or a UTF-8 text file"
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of ``qpruner``."""
     parser = Parser(
@@ -102,6 +106,7 @@ def _run(commands: _Commands) -> None:
 
 def _step(commands: _Commands, name: str, words: str) -> None:
     parser = _add(commands, name, words)
+    parser.epilog = _AS_THE_RUN
     parser.add_argument("run_id", help="id of the run, as 'qpruner runs' lists it")
     _compute_options(parser)
     options = {
@@ -122,6 +127,7 @@ def _compare(commands: _Commands) -> None:
     parser = _add(
         commands, "compare", "prune a scored run's model by every unit criterion and measure each"
     )
+    parser.epilog = _AS_THE_RUN
     parser.add_argument("run_id", help="id of the run, as 'qpruner runs' lists it")
     _compute_options(parser)
     shared_prune_options(parser)
@@ -133,11 +139,11 @@ def _compress(commands: _Commands) -> None:
     )
     parser.add_argument("model", help="'demo', a local folder or a hub id")
     _model_options(parser)
-    _data_options(parser)
+    _calibration_options(parser)
     _compute_options(parser)
     _criterion_options(parser)
     prune_options(parser, "one of gradients needs the whole model")
-    _search_options(parser)
+    _plan_options(parser)
     compress_options(parser)
 
 
@@ -148,14 +154,22 @@ def _compute_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
 
 
+def _calibration_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--calibration", help=f"text that criteria see: {_TEXT}")
+    _numbers(parser, "sequence_length", "calibration_tokens")
+
+
 def _data_options(parser: argparse.ArgumentParser) -> None:
-    default = DataSpec()
-    text = "'demo', 'wikitext2' or a UTF-8 text file"
-    parser.add_argument("--calibration", help=f"text that criteria see: {text}")
-    parser.add_argument("--training", help=f"text that recovery trains on: {text}")
-    parser.add_argument("--heldout", help=f"text that evaluation sees: {text}")
+    _calibration_options(parser)
+    parser.add_argument("--training", help=f"text that recovery trains on: {_TEXT}")
+    parser.add_argument("--heldout", help=f"text that evaluation sees: {_TEXT}")
     parser.add_argument("--tasks", help="'demo', 'none' or a folder of *.jsonl")
-    for name in ("sequence_length", "calibration_tokens", "heldout_tokens", "items_per_task"):
+    _numbers(parser, "heldout_tokens", "items_per_task")
+
+
+def _numbers(parser: argparse.ArgumentParser, *names: str) -> None:
+    default = DataSpec()
+    for name in names:
         parser.add_argument(
             "--" + name.replace("_", "-"),
             type=int,
@@ -179,7 +193,7 @@ def _criterion_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _search_options(parser: argparse.ArgumentParser) -> None:
+def _plan_options(parser: argparse.ArgumentParser) -> None:
     default = SearchSpec()
     parser.add_argument(
         "--memory-budget",
@@ -190,6 +204,11 @@ def _search_options(parser: argparse.ArgumentParser) -> None:
         "--precisions", help=f"comma-separated, of: {', '.join(PRECISIONS.names())}"
     )
     parser.add_argument("--tie", choices=TIES, help=f"default {default.tie}")
+
+
+def _search_options(parser: argparse.ArgumentParser) -> None:
+    default = SearchSpec()
+    _plan_options(parser)
     parser.add_argument("--objective", choices=OBJECTIVES, help=f"default {default.objective}")
     parser.add_argument(
         "--strategy", choices=STRATEGIES.names(), help=f"default {default.strategy}"

@@ -208,7 +208,9 @@ def run_lines(record: RunRecord) -> list[str]:
     if record.recover is not None:
         before, after = record.recover.before, record.recover.after
         lines.append(
-            f"recovered: loss {before.loss:.3f} -> {after.loss:.3f}, "
+            "recovery was skipped: no step was asked for"
+            if not record.recover.adapter
+            else f"recovered: loss {before.loss:.3f} -> {after.loss:.3f}, "
             f"accuracy {before.accuracy:.1%} -> {after.accuracy:.1%}, "
             f"{format_bytes(after.weight_bytes)} with the adapter"
         )

@@ -242,3 +242,17 @@ def test_a_run_tells_what_was_written_layer_by_layer_beside_it(record):
         "beside the line, layer by layer:",
         *(f"  {line}" for line in compression_lines(outcome)),
     ]
+
+
+@pytest.mark.parametrize("option", ["--trials 3", "--strategy tpe", "--tasks none"])
+def test_compress_asks_nothing_that_it_would_not_do(option, capsys):
+    with pytest.raises(SystemExit) as ended:
+        parsed(f"compress demo --out X {option}")
+    assert ended.value.code == 2
+    assert option in capsys.readouterr().err
+
+
+def test_help_of_a_step_says_that_the_rest_stays_as_the_run_has_it(capsys):
+    with pytest.raises(SystemExit):
+        parsed("prune --help")
+    assert "stays as the run has it" in " ".join(capsys.readouterr().out.split())
