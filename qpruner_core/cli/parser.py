@@ -155,14 +155,16 @@ def _compute_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _calibration_options(parser: argparse.ArgumentParser) -> None:
+    # A text that is named for several uses is divided among them, so that the other two decide what
+    # is left for calibration even where nothing is trained or evaluated.
     parser.add_argument("--calibration", help=f"text that criteria see: {_TEXT}")
+    parser.add_argument("--training", help=f"text kept for training: {_TEXT}")
+    parser.add_argument("--heldout", help=f"text kept for evaluation: {_TEXT}")
     _numbers(parser, "sequence_length", "calibration_tokens")
 
 
 def _data_options(parser: argparse.ArgumentParser) -> None:
     _calibration_options(parser)
-    parser.add_argument("--training", help=f"text that recovery trains on: {_TEXT}")
-    parser.add_argument("--heldout", help=f"text that evaluation sees: {_TEXT}")
     parser.add_argument("--tasks", help="'demo', 'none' or a folder of *.jsonl")
     _numbers(parser, "heldout_tokens", "items_per_task")
 

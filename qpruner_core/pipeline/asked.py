@@ -13,8 +13,6 @@ _NOT_LAYER_BY_LAYER = (
     "--heldout-tokens",
     "--items-per-task",
     "--criteria",
-    "--training",
-    "--heldout",
     "--heldout-tokens",
     "--tasks",
     "--items-per-task",
