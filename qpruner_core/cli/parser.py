@@ -155,8 +155,8 @@ def _compute_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _calibration_options(parser: argparse.ArgumentParser) -> None:
-    # A text that is named for several uses is divided among them, so that the other two decide what
-    # is left for calibration even where nothing is trained or evaluated.
+    # A text that is named for several uses is divided among them, so that the other two decide
+    # what is left for calibration even where nothing is trained or evaluated.
     parser.add_argument("--calibration", help=f"text that criteria see: {_TEXT}")
     parser.add_argument("--training", help=f"text kept for training: {_TEXT}")
     parser.add_argument("--heldout", help=f"text kept for evaluation: {_TEXT}")
