@@ -65,7 +65,8 @@ def compared(comparison: Comparison) -> go.Figure:
     names = list(dict.fromkeys(wording_pruning.criterion(row.criterion) for row in order))
     made = charts_base.figure(124 + 26 * len(names))
     for compensation, colour in (("none", palette.TRIAL), ("bias", palette.RUNS[1])):
-        rows = [row for row in order if row.compensation == compensation]
+        # The legend shows the mark of the first one, which the control's triangle is not to be.
+        rows = [row for row in reversed(order) if row.compensation == compensation]
         if rows:
             made.add_trace(_dots(rows, colour, wording_pruning.COMPENSATED[compensation], edges))
     best = tables_pruning.best_of(comparison)

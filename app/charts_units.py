@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from app import palette
 from app.units import Panel
@@ -15,6 +14,8 @@ LEAST_ROW, MOST_ROW = 11, 30
 """Pixels of a layer."""
 PLANNED_HEIGHT = 360
 """Pixels that the rows share as long as they stay between the two."""
+GAP = 0.04
+"""Between two panels, as a share of the picture."""
 N_TICKS = 5
 CHARACTER_SHARE = 0.05
 """Room for one character of the words right of the rows, as a share of the widest layer."""
@@ -25,40 +26,80 @@ def kept_units(panels: Sequence[Panel], dropped: Sequence[int], n_layers: int) -
     stays, and layers that leave whole are grey with a word.
     """
     row = int(np.clip(PLANNED_HEIGHT / n_layers, LEAST_ROW, MOST_ROW))
-    made = make_subplots(
-        rows=1,
-        cols=len(panels),
-        subplot_titles=[panel.title for panel in panels],
-        shared_yaxes=True,
-        horizontal_spacing=0.04,
-    )
-    made.update_annotations(font_size=13)
-    for column, panel in enumerate(panels, start=1):
-        made.add_trace(_cells(panel, row), row=1, col=column)
-        made.add_trace(_words(panel, row), row=1, col=column)
-        _mark_dropped(made, panel, dropped, column)
-        longest = max(map(len, panel.words)) + 1
-        right = panel.edges[-1] * (1 + CHARACTER_SHARE * longest)
-        ticks = _ticks(int(panel.edges[-1]))
-        made.update_xaxes(
-            title=panel.unit[:1].upper() + panel.unit[1:],
-            range=[-0.5, right],
-            tickvals=ticks,
-            ticktext=[f"{tick:,}" for tick in ticks],
-            row=1,
-            col=column,
-        )
-    _legend(made)
-    made.update_layout(
-        height=96 + row * n_layers,
-        margin={"l": 8, "r": 4, "t": 56, "b": 8},
-        legend={"orientation": "h", "x": 0.0, "y": 1.0, "yanchor": "top", "yref": "container"},
-        uirevision="keep",
-    )
-    made.update_xaxes(showgrid=False, zeroline=False, tickangle=0)
-    made.update_yaxes(range=[n_layers - 0.5, -0.5], showgrid=False, zeroline=False, ticks="")
-    made.update_yaxes(title="Layer", dtick=1 if n_layers <= 24 else 4, row=1, col=1)
-    return made
+    layout: dict[str, object] = {
+        "height": 96 + row * n_layers,
+        "margin": {"l": 8, "r": 4, "t": 56, "b": 8},
+        "legend": {
+            "orientation": "h",
+            "x": 0.0,
+            "y": 1.0,
+            "yanchor": "top",
+            "yref": "container",
+        },
+        "uirevision": "keep",
+    }
+    traces: list[object] = []
+    notes: list[dict[str, object]] = []
+    for place, panel in enumerate(panels):
+        axes = {"xaxis": f"x{place + 1}", "yaxis": f"y{place + 1}"}
+        traces += [_cells(panel, row).update(axes), _words(panel, row).update(axes)]
+        left, right = _ends(place, len(panels))
+        layout[f"xaxis{place + 1}"] = _across(panel, (left, right), axes["yaxis"])
+        layout[f"yaxis{place + 1}"] = _down(place, n_layers)
+        notes += [_title(panel, (left + right) / 2), *_dropped_notes(panel, dropped, axes)]
+    # In one piece: the slider redraws at every move, and each update of a figure takes long.
+    return go.Figure(data=[*traces, *_legend()], layout={**layout, "annotations": notes})
+
+
+def _ends(place: int, n_panels: int) -> tuple[float, float]:
+    """Return where a panel begins and ends, in shares of the picture."""
+    width = (1.0 - GAP * (n_panels - 1)) / n_panels
+    left = place * (width + GAP)
+    return left, min(1.0, left + width)
+
+
+def _across(panel: Panel, ends: tuple[float, float], anchor: str) -> dict[str, object]:
+    longest = max(map(len, panel.words)) + 1
+    ticks = _ticks(int(panel.edges[-1]))
+    return {
+        "title": {"text": panel.unit[:1].upper() + panel.unit[1:]},
+        "domain": ends,
+        "anchor": anchor,
+        "range": [-0.5, panel.edges[-1] * (1 + CHARACTER_SHARE * longest)],
+        "tickvals": ticks,
+        "ticktext": [f"{tick:,}" for tick in ticks],
+        "showgrid": False,
+        "zeroline": False,
+        "tickangle": 0,
+    }
+
+
+def _down(place: int, n_layers: int) -> dict[str, object]:
+    """Return the axis of the layers, which the first panel names for all."""
+    shared = {
+        "anchor": f"x{place + 1}",
+        "range": [n_layers - 0.5, -0.5],
+        "showgrid": False,
+        "zeroline": False,
+        "ticks": "",
+    }
+    if place:
+        return {**shared, "matches": "y", "showticklabels": False}
+    return {**shared, "title": {"text": "Layer"}, "dtick": 1 if n_layers <= 24 else 4}
+
+
+def _title(panel: Panel, middle: float) -> dict[str, object]:
+    return {
+        "text": panel.title,
+        "x": middle,
+        "y": 1.0,
+        "xref": "paper",
+        "yref": "paper",
+        "xanchor": "center",
+        "yanchor": "bottom",
+        "showarrow": False,
+        "font": {"size": 13},
+    }
 
 
 def _ticks(widest: int) -> list[int]:
@@ -105,29 +146,31 @@ def _words(panel: Panel, row: int) -> go.Scatter:
     )
 
 
-def _mark_dropped(made: go.Figure, panel: Panel, dropped: Sequence[int], column: int) -> None:
-    for layer in dropped:
-        made.add_annotation(
-            x=(panel.edges[-1] - 1) / 2,  # cells begin at -0.5
-            y=layer,
-            text="layer leaves",
-            showarrow=False,
-            font={"size": 10},  # in the theme's colour: no other reads on grey in both
-            row=1,
-            col=column,
-        )
+def _dropped_notes(
+    panel: Panel, dropped: Sequence[int], axes: Mapping[str, str]
+) -> list[dict[str, object]]:
+    return [
+        {
+            "x": (panel.edges[-1] - 1) / 2,  # cells begin at -0.5
+            "y": layer,
+            "xref": axes["xaxis"],
+            "yref": axes["yaxis"],
+            "text": "layer leaves",
+            "showarrow": False,
+            "font": {"size": 10},  # in the theme's colour: no other reads on grey in both
+        }
+        for layer in dropped
+    ]
 
 
-def _legend(made: go.Figure) -> None:
-    for name, colour in (("kept", palette.TRIAL), ("removed", palette.REMOVED)):
-        made.add_trace(
-            go.Scatter(
-                x=[None],
-                y=[None],
-                mode="markers",
-                name=name,
-                marker={"symbol": "square", "size": 11, "color": colour},
-            ),
-            row=1,
-            col=1,
+def _legend() -> list[go.Scatter]:
+    return [
+        go.Scatter(
+            x=[None],
+            y=[None],
+            mode="markers",
+            name=name,
+            marker={"symbol": "square", "size": 11, "color": colour},
         )
+        for name, colour in (("kept", palette.TRIAL), ("removed", palette.REMOVED))
+    ]

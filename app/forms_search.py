@@ -82,7 +82,7 @@ def search_form(spec: SearchSpec) -> SearchSpec:
         "Strategy",
         names,
         names.index(spec.strategy),
-        format_func=lambda name: STRATEGIES.entry(name).title,
+        format_func=wording.strategy,
         help=tip("strategy"),
     )
     trials = st.number_input("Trials", 1, 10_000, spec.n_trials, help=tip("trials"))

@@ -7,7 +7,9 @@ layout.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar, cast
 
 import numpy as np
 import streamlit as st
@@ -27,8 +29,12 @@ from qpruner_core.store.events import Event
 from qpruner_core.store.home import check_allowed, home
 from qpruner_core.store.records import RunStore
 
+T = TypeVar("T")
+
 LAYER_CRITERION = "block_influence"
 """The signal by which whole layers leave."""
+N_KEPT = 48
+"""Pictures that are kept, the newest ones."""
 N_EVENTS = 5_000
 """Reports looked back on; a step reports once per piece."""
 
@@ -150,6 +156,33 @@ def unit_scores(record: RunRecord, criterion: str) -> dict[str, np.ndarray] | No
 @st.cache_resource(show_spinner=False, max_entries=8)
 def _arrays(folder: str, run_id: str, artifact: str) -> dict[str, np.ndarray]:
     return dict(_store(folder).read_arrays(run_id, artifact))
+
+
+def once(key: str, source: object, make: Callable[[], T]) -> T:
+    """Return what was made of a slot of a record, made anew when the slot is another one.
+
+    For pictures of what was measured, which a page draws again at every move of a slider. The
+    store hands out the same record until its file changes, so that the slot itself tells.
+
+    Args:
+        key: What is made, and of which run.
+        source: The slot that it is made of.
+        make: Makes it.
+    """
+    kept = _kept(str(home()))
+    found = kept.get(key)
+    if found is None or found[0] is not source:
+        found = (source, make())
+        kept.pop(key, None)
+        kept[key] = found
+        for oldest in list(kept)[:-N_KEPT]:
+            kept.pop(oldest, None)
+    return cast("T", found[1])
+
+
+@st.cache_resource(show_spinner=False)
+def _kept(folder: str) -> dict[str, tuple[object, object]]:
+    return {}
 
 
 def layer_influence(record: RunRecord, n_layers: int) -> tuple[float, ...] | None:

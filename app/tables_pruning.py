@@ -79,6 +79,6 @@ def too_close(comparison: Comparison) -> list[str]:
 
 def _accuracy(row: ComparedPruning, comparison: Comparison) -> str:
     metrics = row.metrics
-    change = wording.points(metrics.accuracy - comparison.dense.accuracy)
+    change = 100 * (metrics.accuracy - comparison.dense.accuracy)
     error = f" ± {100 * metrics.standard_error:.1f}" if metrics.tasks else ""
-    return f"{100 * metrics.accuracy:.1f}{error} % ({change})"
+    return f"{100 * metrics.accuracy:.1f}{error} % ({change:+.1f})"

@@ -42,7 +42,7 @@ def panel(record: RunRecord, asked: Asked | None, *, busy: bool) -> None:
             "is left. Nothing is compared yet."
         )
     else:
-        _outcome(record.comparison, asked)
+        _outcome(record.comparison, asked, record.run_id)
         if not busy:  # rows still come, and the best of them is offered first
             _use(record.comparison, asked)
 
@@ -68,7 +68,7 @@ def _start(record: RunRecord, asked: Asked | None, *, blocked: bool) -> None:
         widgets.ask(lambda: services.jobs().start_compare(record.run_id, spec))
 
 
-def _outcome(comparison: Comparison, asked: Asked | None) -> None:
+def _outcome(comparison: Comparison, asked: Asked | None, run_id: str) -> None:
     same = asked is not None and _shared(comparison.spec) == _shared(asked.pruning)
     with st.container(horizontal=True, vertical_alignment="center"):
         widgets.origin_badge(wording.MEASURED)
@@ -77,9 +77,10 @@ def _outcome(comparison: Comparison, asked: Asked | None) -> None:
             f"model {wording.nats(comparison.dense.loss)} per token."
             + ("" if same else " The form above asks for something else now.")
         )
-    st.plotly_chart(
-        charts_pruning.compared(comparison), key="compare/chart", config=charts_base.PLAIN
+    figure = services.once(
+        f"compared/{run_id}", comparison, lambda: charts_pruning.compared(comparison)
     )
+    st.plotly_chart(figure, key="compare/chart", config=charts_base.PLAIN)
     st.dataframe(
         tables_pruning.compared(comparison),
         hide_index=True,

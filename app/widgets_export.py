@@ -61,7 +61,6 @@ def result(record: RunRecord, outcome: ExportOutcome) -> None:
                 origin=wording.MEASURED,
                 change=f"{100 * over:+.2f} %",
             ),
-            *([_with_adapter(together)] if adapter else []),
             Figure(
                 label="Planned",
                 value=wording.size(outcome.planned_bytes),
@@ -76,6 +75,11 @@ def result(record: RunRecord, outcome: ExportOutcome) -> None:
             ),
         ]
     )
+    if adapter:
+        st.caption(
+            f"With its adapter {wording.size(together)} on disk ({wording.MEASURED}).",
+            help=tip("adapter"),
+        )
     if record.search is not None:
         budget = record.search.budget_bytes
         widgets_metrics.warn_over_budget(outcome.size_bytes, together, budget)
@@ -93,15 +97,6 @@ def result(record: RunRecord, outcome: ExportOutcome) -> None:
             "report it if it stays."
         )
     download(record, outcome.spec.format, outcome)
-
-
-def _with_adapter(size_bytes: int) -> Figure:
-    return Figure(
-        label="With adapter",
-        value=wording.size(size_bytes),
-        term="adapter",
-        origin=wording.MEASURED,
-    )
 
 
 def download(record: RunRecord, kind: str, outcome: ExportOutcome | CompressionOutcome) -> None:

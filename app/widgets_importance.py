@@ -174,9 +174,7 @@ def sensitivity_panel(record: RunRecord, layer: int) -> None:
             "Search page."
         )
         return
-    labels = {
-        c.unit: c.unit.split(".", 2)[2] if c.unit.count(".") > 1 else "whole layer" for c in cells
-    }
+    labels = {c.unit: tables_plan.title(tables_plan.part_of(c.unit)) for c in cells}
     st.plotly_chart(
         charts_importance.sensitivities(cells, labels),
         key="importance/sensitivity",

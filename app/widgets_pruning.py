@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import plotly.graph_objects as go
 import streamlit as st
 
 from app import (
@@ -41,7 +42,7 @@ def preview(record: RunRecord, dense: ModelLayout, asked: Asked) -> Selection | 
         widgets.error_panel(str(error))
         return None
     sizes(dense, chosen.layout)
-    picture(dense, chosen.plan, "pruning/preview")
+    st.plotly_chart(picture(dense, chosen.plan), key="pruning/preview", config=charts_base.PLAIN)
     _explanation(dense, chosen, asked)
     for sentence in chosen.warnings:
         st.warning(sentence)
@@ -75,13 +76,10 @@ def _fallen(
     )
 
 
-def picture(dense: ModelLayout, plan: PruningPlan, key: str) -> None:
-    """Draw which units of every layer stay."""
-    st.plotly_chart(
-        charts_units.kept_units(units.panels(dense, plan), plan.dropped_layers, dense.n_layers),
-        key=key,
-        config=charts_base.PLAIN,
-    )
+def picture(dense: ModelLayout, plan: PruningPlan) -> go.Figure:
+    """Return which units of every layer stay."""
+    panels = units.panels(dense, plan)
+    return charts_units.kept_units(panels, plan.dropped_layers, dense.n_layers)
 
 
 def _explanation(dense: ModelLayout, chosen: Selection, asked: Asked) -> None:
@@ -113,7 +111,7 @@ def _protected(n_layers: int, spec: PruningSpec) -> str:
     return f"Protected layers: {', '.join(map(str, kept)) or 'none'}."
 
 
-def result(outcome: PruningOutcome, dense: ModelLayout) -> None:
+def result(outcome: PruningOutcome, dense: ModelLayout, run_id: str) -> None:
     """Draw what the job measured before and after, with continuations to read."""
     before, after = outcome.before, outcome.after
     gone = 1 - outcome.parameters_after / outcome.parameters_before
@@ -135,11 +133,16 @@ def result(outcome: PruningOutcome, dense: ModelLayout) -> None:
     for sentence in outcome.warnings:
         st.warning(sentence)
     with st.expander("Which units left", expanded=False):
-        picture(dense, outcome.plan, "pruning/left")
+        left = services.once(f"left/{run_id}", outcome, lambda: picture(dense, outcome.plan))
+        st.plotly_chart(left, key="pruning/left", config=charts_base.PLAIN)
     if after.tasks:
-        st.plotly_chart(
-            charts_pruning.before_after(before, after, ("dense", "pruned")), key="pruning/tasks"
+        words = ("dense", "pruned")
+        tasks = services.once(
+            f"tasks/{run_id}",
+            outcome,
+            lambda: charts_pruning.before_after(before, after, words),
         )
+        st.plotly_chart(tasks, key="pruning/tasks")
     _samples(outcome.samples)
 
 

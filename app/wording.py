@@ -10,6 +10,7 @@ from math import isfinite
 from pathlib import Path
 from statistics import median
 
+from qpruner_core.catalog import STRATEGIES
 from qpruner_core.domain.footprint import format_bytes
 from qpruner_core.domain.spec import DataSpec
 
@@ -49,6 +50,8 @@ OPTION_TITLES = {
     "population_size": "Population",
 }
 """Options whose names do not speak for themselves."""
+STRATEGY_TITLES = {"gp_seeded": "Front, then Gaussian process"}
+"""Shorter than in the catalogue."""
 _LOG_LINE = re.compile(
     r"\d{4}-\d\d-\d\d (?P<time>\d\d:\d\d:\d\d),\d+ (?P<level>\w+) [\w.]+: (?P<message>.*)"
 )
@@ -82,6 +85,11 @@ def option(name: str) -> str:
     """Return an option of a catalogue entry as a label."""
     words = name.replace("_", " ")
     return OPTION_TITLES.get(name, words[:1].upper() + words[1:])
+
+
+def strategy(name: str) -> str:
+    """Return a strategy as a choice; in few words, so that a field shows all of them."""
+    return STRATEGY_TITLES.get(name) or STRATEGIES.entry(name).title
 
 
 def log_line(line: str) -> str:

@@ -14,13 +14,13 @@ SHAPES = {
 SCOPES = {
     "per-layer": "Same share in every layer",
     "global": "Least important of all layers",
-    "balanced": "Least important against the mean of its layer",
-    "standardised": "Least important in deviations from its layer",
+    "balanced": "Least against the mean of its layer",
+    "standardised": "Least in deviations from its layer",
 }
 COMPENSATIONS = {"none": "none", "bias": "bias"}
 COMPENSATION_CHOICES = {
     "none": "None",
-    "bias": "Bias with the mean of what leaves",
+    "bias": "Bias: mean of what leaves",
 }
 COMPENSATED = {"none": "as cut", "bias": "with bias compensation"}
 NEEDS = {

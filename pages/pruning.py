@@ -37,7 +37,7 @@ if record.prune is None:
             "Nothing is pruned yet. The figures above answer the slider before anything is cut."
         )
 else:
-    widgets_pruning.result(record.prune, card.layout)
+    widgets_pruning.result(record.prune, card.layout, record.run_id)
 if record.evaluate is not None:
     widgets_metrics.full(record.evaluate)
 # What was measured stays in sight while the form asks for something that cannot be.

@@ -10,7 +10,7 @@ job = widgets.status(record, "search")
 card = record.load or services.model_card(record.spec.model)
 layout = record.layout or card.layout
 
-left, right = st.columns([2, 3], gap="medium")
+left, right = st.columns([1, 2], gap="medium")
 with left:
     spec = forms_search.search_form(record.spec.search)
     spec = widgets_search.with_budget(spec, card.layout, layout)

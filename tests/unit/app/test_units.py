@@ -107,6 +107,15 @@ def test_the_number_of_experts_is_that_of_the_fullest_layer(dense, sparse):
     assert units.n_experts(sparse) == 4
 
 
+def test_every_panel_has_axes_of_its_own_and_the_first_names_the_layers(dense):
+    figure = charts_units.kept_units(units.panels(dense, PruningPlan(kept={})), (1,), 3)
+    assert [trace.xaxis for trace in figure.data if trace.type == "heatmap"] == ["x", "x2"]
+    assert figure.layout.xaxis.domain[1] < figure.layout.xaxis2.domain[0]
+    assert (figure.layout.yaxis2.matches, figure.layout.yaxis2.showticklabels) == ("y", False)
+    leaving = [note for note in figure.layout.annotations if note.text == "layer leaves"]
+    assert [(note.xref, note.y) for note in leaving] == [("x", 1), ("x2", 1)]
+
+
 def test_the_picture_of_a_wide_model_stays_small():
     wide = {
         **LLAMA,
