@@ -93,6 +93,8 @@ def compared(comparison: Comparison) -> go.Figure:
     made.update_xaxes(title="Loss, nats/token (measured)", zeroline=False)
     made.update_xaxes(range=[edges[0], edges[1] + AXIS_PAD * (edges[1] - edges[0])])
     made.update_yaxes(categoryorder="array", categoryarray=names, automargin=True, zeroline=False)
+    for note in _far_notes(order, edges[1]):
+        made.add_annotation(note)
     return made
 
 
@@ -105,26 +107,44 @@ def _edges(comparison: Comparison) -> tuple[float, float]:
     return low - pad, high + pad
 
 
+def _far_notes(rows: Sequence[ComparedPruning], edge: float) -> list[dict[str, object]]:
+    """Return the losses beyond the edge, those of one criterion together, as their marks stand on
+    one spot.
+    """
+    far: dict[str, list[str]] = {}
+    for row in rows:
+        if row.metrics.loss > edge:
+            shown = far.setdefault(wording_pruning.criterion(row.criterion), [])
+            shown.append(f"{row.metrics.loss:.3f}")
+    return [
+        {
+            "x": edge,
+            "y": name,
+            "text": f"{' and '.join(dict.fromkeys(shown))} nats",
+            "showarrow": False,
+            "xanchor": "right",
+            "xshift": -10,
+            "font": {"size": 11},
+        }
+        for name, shown in far.items()
+    ]
+
+
 def _dots(
     rows: Sequence[ComparedPruning], colour: str, name: str, edges: tuple[float, float]
 ) -> go.Scatter:
-    """Return one dot per row; a row beyond the edge is a triangle there, with its value."""
+    """Return one dot per row; a row beyond the edge is a triangle there."""
     far = [row.metrics.loss > edges[1] for row in rows]
     return go.Scatter(
         x=[min(row.metrics.loss, edges[1]) for row in rows],
         y=[wording_pruning.criterion(row.criterion) for row in rows],
-        mode="markers+text",
+        mode="markers",
         name=name,
         marker={
             "size": 11,
             "color": colour,
             "symbol": ["triangle-right" if beyond else "circle" for beyond in far],
         },
-        text=[
-            f"{wording.nats(row.metrics.loss)} " if beyond else ""
-            for row, beyond in zip(rows, far, strict=True)
-        ],
-        textposition="middle left",
         customdata=[
             f"{wording.nats(row.metrics.loss, 4)}<br>{wording.count(row.parameters)} parameters"
             for row in rows

@@ -85,8 +85,9 @@ def use(criterion: str, compensation: str) -> None:
     """
     state.set_widget(CRITERION, criterion)
     state.set_widget(COMPENSATION, compensation)
-    words = (wording_pruning.criterion(criterion), wording_pruning.COMPENSATED[compensation])
-    st.toast(f"{' '.join(words)}: in the form above.", icon=":material/check:")
+    how = wording_pruning.COMPENSATED[compensation]
+    words = f"“{wording_pruning.criterion(criterion)}” {how} is now in the form above."
+    st.toast(words, icon=":material/check:")
 
 
 def _ratio_slider(largest: float, wanted: float) -> float:

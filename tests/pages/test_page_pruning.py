@@ -247,7 +247,9 @@ def test_what_was_compared_is_measured_and_the_best_is_used_on_a_click(
     at.button(key="compare/use").click().run()
     assert at.selectbox(key="prune/criterion").value == "magnitude"
     assert at.selectbox(key="prune/compensation").value == "bias"
-    assert at.toast[0].value == "Weight magnitude with bias compensation: in the form above."
+    assert at.toast[0].value == (
+        "“Weight magnitude” with bias compensation is now in the form above."
+    )
     assert "The form above asks for just this" in said(at)
 
 

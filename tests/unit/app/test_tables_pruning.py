@@ -24,6 +24,9 @@ def measured(loss, parameters=90, criterion="taylor", compensation="none"):
     )
 
 
+FAR = ((9.0, "none"), (8.5, "bias"))
+
+
 @pytest.fixture
 def comparison():
     return Comparison(
@@ -90,13 +93,16 @@ def test_accuracies_within_one_standard_error_are_counted(comparison):
 
 
 def test_a_control_far_off_stands_at_the_edge_with_its_value(comparison):
-    rows = (measured(1.2), measured(1.3, criterion="magnitude"), measured(9.0, criterion="random"))
+    controls = [measured(loss, criterion="random", compensation=how) for loss, how in FAR]
+    rows = (measured(1.2), measured(1.3, criterion="magnitude"), *controls)
     figure = charts_pruning.compared(replace(comparison, rows=rows))
     assert max(figure.layout.xaxis.range) < 2.0
     dots = figure.data[0]
     place = list(dots.y).index("Random (control)")
     assert dots.x[place] < 2.0
-    assert (dots.marker.symbol[place], dots.text[place]) == ("triangle-right", "9.000 nats ")
+    assert dots.marker.symbol[place] == "triangle-right"
+    (note,) = [each for each in figure.layout.annotations if each.text != "dense"]
+    assert (note.y, note.text) == ("Random (control)", "9.000 and 8.500 nats")
 
 
 def test_every_unit_criterion_says_what_it_needs_and_gradients_do_not_stream():
