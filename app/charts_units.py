@@ -157,7 +157,10 @@ def _dropped_notes(
             "yref": axes["yaxis"],
             "text": "layer leaves",
             "showarrow": False,
-            "font": {"size": 10},  # in the theme's colour: no other reads on grey in both
+            # On a plate of its own: no one colour reads on the cells' grey in both themes.
+            "font": {"size": 10, "color": palette.INK},
+            "bgcolor": palette.PLATE,
+            "borderpad": 1,
         }
         for layer in dropped
     ]

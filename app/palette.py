@@ -27,6 +27,8 @@ AGREEING: tuple[tuple[float, str], ...] = ((0.0, "#f43f5e"), (0.5, "#cbd5e1"), (
 """From -1 over 0 to 1; opaque, so that a number on it has the same ground in both themes."""
 INK, WHITE = "#0f172a", "#ffffff"
 """Text on a coloured ground."""
+PLATE = "#cbd5e1"
+"""Ground of words that stand on a picture."""
 
 _BY_BITS = {16: SLATE, 8: BLUE, 4: AMBER}
 

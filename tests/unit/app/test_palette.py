@@ -34,6 +34,10 @@ def test_numbers_read_on_every_cell_of_the_agreement(share):
     assert palette.contrast(palette.text_on(ground), ground) >= LEAST
 
 
+def test_words_on_a_plate_read():
+    assert palette.contrast(palette.INK, palette.PLATE) >= LEAST
+
+
 def test_a_scale_is_met_at_its_stops_and_mixed_between_them():
     scale = ((0.0, "#000000"), (0.5, "#ffffff"), (1.0, "#ff0000"))
     assert [palette.on_scale(scale, at) for at in (0.0, 0.5, 1.0)] == [c for _, c in scale]
