@@ -33,6 +33,7 @@ import form
 import torch
 import torch_pruning_peer
 from memory import peak_memory
+from multi_head import multi_head_folder
 from torch import nn
 
 from qpruner_core.catalog import CRITERIA
@@ -48,7 +49,6 @@ from qpruner_core.pruning.compensation import bias_values, settled_statistics, w
 from qpruner_core.pruning.selection import select
 from qpruner_core.pruning.surgery import prune_
 
-ROOT = Path(__file__).resolve().parent.parent
 RATIOS = (0.2, 0.3, 0.5)
 DEFAULT = "ours, the default"
 UNGROUPED_LAYERS = 4
@@ -185,7 +185,10 @@ def measure(arguments: argparse.Namespace) -> form.Report:
     quick = arguments.quick
     rows: list[dict[str, form.Cell]] = []
     targets: list[form.Target] = []
-    folders = {"demo": "demo", "multi-head": str(multi_head_folder(arguments))}
+    folders = {
+        "demo": "demo",
+        "multi-head": str(arguments.multi_head or multi_head_folder(100 if quick else 3000)),
+    }
     for name, folder in folders.items():
         given = subject(name, folder, quick=quick)
         dense = given.suite.evaluate(given.model, weight_bytes=0, device_name="cpu")
@@ -198,22 +201,6 @@ def measure(arguments: argparse.Namespace) -> form.Report:
             targets += _targets(given, ratio, found)
     rows.append(grouped_query_row(60 if quick else 480))
     return form.Report(name="pruning_peers", rows=rows, targets=targets)
-
-
-def multi_head_folder(arguments: argparse.Namespace) -> Path:
-    """Return the folder of the demo's multi-head variant; train it where it is missing.
-
-    It is made by the demo's own script with as many KV heads as query heads, in fewer steps, and
-    is not shipped.
-    """
-    steps = 200 if arguments.quick else 3000
-    out: Path = arguments.multi_head or ROOT / "build" / f"demo-multi-head-{steps}"
-    if not (out / "model" / "model.safetensors").is_file():
-        command = [sys.executable, str(ROOT / "assets" / "demo" / "build.py"), "--out", str(out)]
-        command += ["--kv-heads", "8", "--steps", str(steps)]
-        # The script ends with 1, as so short a training keeps none of the demo's promises.
-        subprocess.run(command, check=False, stdout=sys.stderr)  # noqa: S603 - our own script
-    return out / "model"
 
 
 def grouped_query_row(limit: int) -> dict[str, form.Cell]:
@@ -275,7 +262,7 @@ def _row(
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what this benchmark can be told."""
     parser.add_argument(
-        "--multi-head", type=Path, help="folder in which model/ is the multi-head variant"
+        "--multi-head", type=Path, help="folder of a multi-head variant; default: train one"
     )
     parser.add_argument("--repetitions", type=int, help="times that every method is timed")
 
