@@ -25,7 +25,7 @@ from qpruner_core.domain.record import RunRecord
 from qpruner_core.domain.spec import ExportSpec, RunSpec, SearchSpec
 
 MIXED = "mixed"
-LIBRARIES = "the libraries take some hundreds of MiB beside it"
+LIBRARIES = "the libraries take some hundreds of megabytes beside it"
 LEAST_BUDGET, MOST_BUDGET = 20, 100
 """Ends of the budget slider; percent of the dense model."""
 

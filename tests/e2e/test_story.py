@@ -132,8 +132,9 @@ def test_from_the_first_page_to_a_checkpoint_that_opens_elsewhere(studio, page, 
     visit(page, "Pruning")
     slider = page.get_by_role("slider", name="Pruning ratio, %")
     before = page.get_by_test_id("stMetric").first.inner_text()
-    for _ in range(10):
+    for percent in range(21, 31):
         slider.press("ArrowRight")
+        expect(slider).to_have_value(str(percent))
     settled(page)
     expect(page.get_by_test_id("stMetric").first).not_to_have_text(before)
     press(page, "Prune")

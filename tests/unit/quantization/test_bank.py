@@ -222,7 +222,7 @@ def test_widths_a_precision_cannot_carry_are_all_named_before_anything_is_quanti
     for layer in range(2):
         assert f"model.layers.{layer}.mlp.down_proj" in str(refused.value)
     assert "up_proj" not in str(refused.value)
-    assert "int8 for these layers" in str(refused.value)
+    assert "leave nf4 out of the precisions" in str(refused.value)
     Bank(model, layout, ("int8", "bf16"), CPU).apply(PrecisionPlan.uniform(layout, "int8"))
 
 
