@@ -29,7 +29,12 @@ def multi_head_folder(n_steps: int) -> Path:
     sys.path.insert(0, str(DEMO))  # the demo's scripts import one another by their plain names
     training: Any = import_module("training")
     compiles = n_steps > 500 and shutil.which("g++") is not None
-    recipe = training.Recipe(n_steps=n_steps, n_kv_heads=training.N_HEADS, compiles=compiles)
+    recipe = training.Recipe(
+        n_steps=n_steps,
+        copy_steps=min(training.Recipe().copy_steps, n_steps // 10),
+        n_kv_heads=training.N_HEADS,
+        compiles=compiles,
+    )
     tokenizer = AutoTokenizer.from_pretrained(DEMO / "model")
     model = training.new_model(recipe, tokenizer)
 
