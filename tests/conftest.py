@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -130,3 +132,19 @@ def tiny_data(tmp_path: Path) -> DataSpec:
         heldout_tokens=256,
         items_per_task=4,
     )
+
+
+@pytest.fixture
+def code_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Keep the code that transformers copies out of a checkpoint in the test's own folder."""
+    cache = str(tmp_path / "modules")
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", cache)
+    monkeypatch.syspath_prepend(cache)
+    _forget_copied_code()
+    yield
+    _forget_copied_code()
+
+
+def _forget_copied_code() -> None:
+    for name in [name for name in sys.modules if name.startswith("transformers_modules")]:
+        del sys.modules[name]

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,19 +35,3 @@ def model(case: str) -> Any:
 def layout(family: str, model: Any) -> ModelLayout:
     """The layout of that model, from its config."""
     return ARCHITECTURES.target(family).layout(model.config.to_dict())
-
-
-@pytest.fixture
-def code_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Keep the code that transformers copies out of a checkpoint in the test's own folder."""
-    cache = str(tmp_path / "modules")
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", cache)
-    monkeypatch.syspath_prepend(cache)
-    _forget_copied_code()
-    yield
-    _forget_copied_code()
-
-
-def _forget_copied_code() -> None:
-    for name in [name for name in sys.modules if name.startswith("transformers_modules")]:
-        del sys.modules[name]

@@ -372,18 +372,20 @@ def save(model: Any, pruned: ModelLayout, folder: Path, *, remote_code: bool) ->
     return folder
 
 
-def reopen(folder: Path, family: str, *, remote_code: bool) -> Any:
+def reopen(
+    folder: Path, family: str, *, remote_code: bool, dtype: torch.dtype = torch.float64
+) -> Any:
     """Return the model that stock transformers opens, in eval mode."""
     again, report = AutoModelForCausalLM.from_pretrained(
         folder,
         trust_remote_code=remote_code,
-        dtype=torch.float64,
+        dtype=dtype,
         attn_implementation=FAMILIES[family].attention,
         output_loading_info=True,
     )
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
     assert not report["mismatched_keys"]
-    if again._can_set_experts_implementation():
+    if dtype == torch.float64 and again._can_set_experts_implementation():
         again.set_experts_implementation("eager")  # the usual one knows no float64
     return again.eval()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES, even, logits, stir_, uneven
+from families import FAMILIES, even, logits, reopen, stir_, uneven
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from qpruner_core.catalog import ARCHITECTURES, EXPORTERS, precision_formats
@@ -120,20 +120,6 @@ def through(
     return layout, expected
 
 
-def opened(folder: Path, family: str, *, trust: bool) -> Any:
-    model, report = AutoModelForCausalLM.from_pretrained(
-        folder,
-        trust_remote_code=trust,
-        dtype=torch.float32,
-        attn_implementation=FAMILIES[family].attention,
-        output_loading_info=True,
-    )
-    assert not report["missing_keys"]
-    assert not report["unexpected_keys"]
-    assert not report["mismatched_keys"]
-    return model.eval()
-
-
 @pytest.mark.usefixtures("code_cache")
 @pytest.mark.parametrize("format_name", EXPORTERS.names())
 def test_uneven_widths_reopen_bit_for_bit(
@@ -141,7 +127,9 @@ def test_uneven_widths_reopen_bit_for_bit(
 ) -> None:
     pruned, expected = through(model, layout, in_blocks(layout), format_name, tmp_path / "out")
     assert not opens_plainly(pruned)
-    assert torch.equal(logits(opened(tmp_path / "out", family, trust=True)), expected)
+    assert torch.equal(
+        logits(reopen(tmp_path / "out", family, remote_code=True, dtype=torch.float32)), expected
+    )
 
 
 @pytest.mark.usefixtures("code_cache")
@@ -155,7 +143,9 @@ def test_dropped_layers_and_added_biases_reopen_bit_for_bit(
     plan = replace(plan, kept={n: u for n, u in plan.kept.items() if layout.group(n).layer})
     pruned, expected = through(model, layout, plan, format_name, tmp_path / "out")
     assert pruned.n_layers == layout.n_layers - 1
-    assert torch.equal(logits(opened(tmp_path / "out", family, trust=True)), expected)
+    assert torch.equal(
+        logits(reopen(tmp_path / "out", family, remote_code=True, dtype=torch.float32)), expected
+    )
 
 
 def test_plain_widths_reopen_without_remote_code(
@@ -165,4 +155,6 @@ def test_plain_widths_reopen_without_remote_code(
     pruned, expected = through(model, layout, plan, "hf_16bit", tmp_path / "out")
     assert opens_plainly(pruned)
     assert not list((tmp_path / "out").glob("*.py"))
-    assert torch.equal(logits(opened(tmp_path / "out", family, trust=False)), expected)
+    assert torch.equal(
+        logits(reopen(tmp_path / "out", family, remote_code=False, dtype=torch.float32)), expected
+    )

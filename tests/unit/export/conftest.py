@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -103,16 +101,5 @@ def sample() -> Callable[..., Sample]:
 
 
 @pytest.fixture(autouse=True)
-def code_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Keep the code that transformers copies out of an export inside the test's own folder."""
-    cache = str(tmp_path / "modules")
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", cache)
-    monkeypatch.syspath_prepend(cache)
-    forget_copied_code()
-    yield
-    forget_copied_code()
-
-
-def forget_copied_code() -> None:
-    for name in [name for name in sys.modules if name.startswith("transformers_modules")]:
-        del sys.modules[name]
+def own_code_cache(code_cache: None) -> None:
+    """Every test of an export opens folders with code."""

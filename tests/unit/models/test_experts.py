@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import copy
 import gc
-import sys
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -118,22 +116,6 @@ def layout_of(model: Any) -> ModelLayout:
 def model(stock: Any, layout: ModelLayout) -> Any:
     split_experts_(stock, layout)
     return stock
-
-
-@pytest.fixture
-def code_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Keep the code that transformers copies out of an export inside the test's own folder."""
-    cache = str(tmp_path / "modules")
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", cache)
-    monkeypatch.syspath_prepend(cache)
-    forget_copied_code()
-    yield
-    forget_copied_code()
-
-
-def forget_copied_code() -> None:
-    for name in [name for name in sys.modules if name.startswith("transformers_modules")]:
-        del sys.modules[name]
 
 
 def logits(model: Any, ids: torch.Tensor = IDS) -> torch.Tensor:
