@@ -65,6 +65,10 @@ class PrecisionPlan:
 
     precisions: Mapping[str, str]
     """Linear name -> precision name, in forward order."""
+    levels: tuple[int, ...] = ()
+    """Of a joint search: per layer the index of its pruning ratio among the levels of the run (see
+    `joint.Level`); empty where every layer is as the run was pruned.
+    """
 
     @classmethod
     def uniform(cls, layout: ModelLayout, precision: str) -> PrecisionPlan:
@@ -84,4 +88,5 @@ class PrecisionPlan:
         """A short text that is equal exactly for equal plans; used to never measure a plan
         twice.
         """
-        return ",".join(self.precisions[name] for name in sorted(self.precisions))
+        precisions = ",".join(self.precisions[name] for name in sorted(self.precisions))
+        return f"{precisions}|{','.join(map(str, self.levels))}" if self.levels else precisions

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from qpruner_core.domain.compression import CompressionOutcome
 from qpruner_core.domain.footprint import dense_bytes, parse_budget
+from qpruner_core.domain.joint import Level
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.plan import PrecisionPlan, PruningPlan
@@ -192,6 +193,18 @@ class SensitivityCell:
     precision: str
     loss_increase: float
     """Nats per token; may be negative within noise."""
+    kl: float | None = None
+    """Mean Kullback-Leibler divergence of the predictions from those of the pruned 16-bit model;
+    nats per token, >= 0. None in records from before it was measured.
+    """
+    level: int = 0
+    """Index of the pruning ratio the unit has, of a joint search; the reference is the model as
+    the run pruned it, level 0.
+    """
+    seconds: float | None = None
+    """Time of the unit's Linears for one generated token, measured on their own; None where
+    latency was not asked for.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,6 +222,14 @@ class QuantizationOutcome:
     mutual_information: tuple[float, ...]
     """I(X_l; Y) per layer of the pruned model; nats, >= 0."""
     device: str
+    levels: tuple[Level, ...] = ()
+    """Of a joint search: the run's own pruning first, then one for every further ratio, ascending.
+    Empty otherwise.
+    """
+    seconds_beside: float = 0.0
+    """Time of everything but the Linears for one generated token; 0 where latency was not asked
+    for.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,9 +248,13 @@ class Trial:
     metrics: Metrics | None
     """None while running or when failed."""
     state: str = "complete"
-    """``"running"``, ``"complete"`` or ``"failed"``."""
+    """``"running"``, ``"complete"``, ``"failed"``, or ``"stopped"``: dominated on a part of the
+    text, see `SearchSpec.rungs`.
+    """
     reason: str = ""
-    """Why it failed; empty otherwise."""
+    """Why it failed or was stopped; empty otherwise."""
+    worker: str = ""
+    """Name of the worker that measures it or measured it; empty where that is not kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -343,12 +368,22 @@ class RunRecord:
         asked = {
             "model": asdict(self.spec.model),
             "data": asdict(self.spec.data),
-            "search": asdict(replace(search, n_trials=1, memory_budget="")),
+            "search": self._asked_search(search),
             "budget": budget,
             "kept": self._cut(),
         }
         text = json.dumps(asked, sort_keys=True, default=list)
         return f"{self.run_id}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+    @staticmethod
+    def _asked_search(search: SearchSpec) -> dict[str, object]:
+        """Return what of a search makes two studies differ. How long it goes on does not, and what
+        older records did not know has a say only where it is not as usual.
+        """
+        usual = asdict(SearchSpec())
+        asked = asdict(replace(search, n_trials=1, memory_budget="", patience=0))
+        later = ("cost", "signal", "patience", "rungs", "joint", "ratios")
+        return {k: v for k, v in asked.items() if k not in later or v != usual[k]}
 
     def _cut(self) -> object:
         """What the study's fingerprint says of pruning; as in older records where nothing else

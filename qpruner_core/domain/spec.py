@@ -20,6 +20,9 @@ SCOPES = ("per-layer", "global", "balanced", "standardised")
 COMPENSATIONS = ("none", "bias")
 TIES = ("layer", "block", "fused", "linear")
 OBJECTIVES = ("loss", "accuracy")
+COSTS = ("weight_bytes", "training_memory", "latency")
+SIGNALS = ("loss", "kl")
+JOINTS = ("none", "global", "per-layer")
 
 
 def _require(holds: bool, found: str, needed: str) -> None:
@@ -225,13 +228,35 @@ class SearchSpec:
     gate/up, as
     serving kernels need it), or ``"linear"`` (nothing)."""
     objective: str = "loss"
-    """What is weighed against memory: ``"loss"`` or ``"accuracy"``."""
+    """What is weighed against the cost: ``"loss"`` or ``"accuracy"``."""
+    cost: str = "weight_bytes"
+    """The cost: ``"weight_bytes"`` (packed), ``"training_memory"`` (estimated bytes of LoRA
+    training as the recovery is asked for) or ``"latency"`` (measured seconds per generated
+    token). The memory budget bounds the weight bytes in all three.
+    """
+    signal: str = "kl"
+    """Which sensitivities the predicted front adds up: ``"loss"`` or ``"kl"`` (divergence from the
+    16-bit model's predictions).
+    """
     strategy: str = "gp_seeded"
     """Catalogue name."""
     options: Mapping[str, bool | int | float | str] = field(default_factory=dict)
     """Options of the strategy."""
     n_trials: int = 24
     """Plans to measure besides the baselines; >= 1."""
+    patience: int = 0
+    """Stop when that many trials in a row have not moved the measured front; 0 for never."""
+    rungs: int = 1
+    """Successive halving on the evaluation text: a plan is measured on 1 / 2^(rungs - 1) of it
+    first, and on twice as much in every rung after, unless a paired comparison on the same text
+    says that it is dominated. 1 measures every plan on all of it.
+    """
+    joint: str = "none"
+    """Pruning ratio and precision in one search: ``"none"``, ``"global"`` (one ratio for the
+    model) or ``"per-layer"`` (every layer its own; ties by layer only).
+    """
+    ratios: tuple[float, ...] = ()
+    """Pruning ratios of a joint search besides that of the run, ascending; each in [0, 1)."""
     seed: int = 0
     """Seed of the strategy."""
 
@@ -245,12 +270,44 @@ class SearchSpec:
         _require(
             self.n_trials >= 1, f"The number of trials is {self.n_trials}", "Give at least 1."
         )
-        for name, known in (("tie", TIES), ("objective", OBJECTIVES)):
+        choices = (
+            ("tie", TIES),
+            ("objective", OBJECTIVES),
+            ("cost", COSTS),
+            ("signal", SIGNALS),
+            ("joint", JOINTS),
+        )
+        for name, known in choices:
             _require(
                 getattr(self, name) in known,
                 f"The search {name} is {getattr(self, name)!r}",
                 f"Choose one of {', '.join(known)}.",
             )
+        _require(self.patience >= 0, f"The patience is {self.patience}", "Give 0 or more trials.")
+        _require(
+            1 <= self.rungs <= 6,
+            f"The number of rungs is {self.rungs}",
+            "Give 1 to measure every plan on all text, at most 6.",
+        )
+        self._check_joint()
+
+    def _check_joint(self) -> None:
+        ascending = all(a < b for a, b in zip(self.ratios, self.ratios[1:], strict=False))
+        _require(
+            ascending and all(0.0 <= ratio < 1.0 for ratio in self.ratios),
+            f"The pruning ratios of the joint search are {', '.join(map(str, self.ratios))}",
+            "Give shares in [0, 1), ascending, each once.",
+        )
+        _require(
+            (self.joint == "none") == (not self.ratios),
+            f"A search with joint {self.joint!r} was given {len(self.ratios)} further ratios",
+            "A joint search needs one or more besides that of the run, any other needs none.",
+        )
+        _require(
+            self.joint != "per-layer" or self.tie == "layer",
+            f"A pruning ratio per layer was asked for with ties by {self.tie}",
+            "Tie by layer, or choose one ratio for the model.",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

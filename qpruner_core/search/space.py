@@ -1,8 +1,12 @@
-"""Where a search moves: the units that share a precision, and the precisions they may get.
+"""Where a search moves: the units that share a precision, and what each of them may get.
 
-A plan of the space is also a *code*: one integer per unit, in forward order, that indexes
-`precisions`, which ascend in bytes. Integers, not categories, so that a Gaussian process sees that
-int8 lies between nf4 and bf16.
+What a unit may get is an *option*: a precision and, in a joint search, a pruning level. A plan of
+the space is also a *code*: one integer per parameter of the search, and options ascend in bytes.
+Integers, not categories, so that a Gaussian process sees that int8 lies between nf4 and bf16.
+
+Parameters are the units in forward order, whose integers index the options. In a joint search with
+one ratio for the model, the level comes first as a parameter of its own and the units' integers
+index the precisions.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from math import ceil, prod
 
 from qpruner_core.catalog import PRECISIONS, precision_formats
@@ -20,7 +25,11 @@ from qpruner_core.domain.spec import TIES
 from qpruner_core.errors import BadInputError, InfeasibleBudgetError
 
 Code = tuple[int, ...]
-"""One index into `SearchSpace.precisions` per unit, in forward order."""
+"""One index per parameter of the space, in the order of `SearchSpace.parameters`."""
+Option = tuple[int, str]
+"""Pruning level and precision of a unit."""
+LEVEL = "pruning"
+"""Name of the parameter that chooses one level for the whole model."""
 
 _FUSED = {
     "q_proj": "qkv",
@@ -57,18 +66,20 @@ def unit_name(linear: LinearLayout, tie: str, shared: Collection[str] = ()) -> s
 
 
 class SearchSpace:
-    """Every plan that gives each unit one of the precisions.
+    """Every plan that gives each unit one of the options.
 
     Args:
-        layout: The model as it will be quantised, pruned or not.
+        layout: The model as it will be quantised, pruned or not; level 0.
         precisions: Catalogue names, in any order; at least one.
         tie: What shares one precision: ``"layer"``, ``"block"``, ``"fused"`` or ``"linear"``.
         reference_bytes: What a budget given as a fraction refers to, for error messages; the
             layout at 16 bit when None.
+        levels: Of a joint search: the model at every further pruning level, from level 1 on.
+        joint: As in `SearchSpec.joint`.
 
     Raises:
         UnknownNameError: A precision has no entry in the catalogue.
-        BadInputError: No precision is given, or the tie is unknown.
+        BadInputError: No precision is given, the tie is unknown, or levels do not go together.
     """
 
     def __init__(
@@ -77,6 +88,8 @@ class SearchSpace:
         precisions: Sequence[str],
         tie: str,
         reference_bytes: int | None = None,
+        levels: Sequence[ModelLayout] = (),
+        joint: str = "none",
     ) -> None:
         if tie not in TIES:
             raise BadInputError(
@@ -87,60 +100,96 @@ class SearchSpace:
             raise BadInputError("No precision is chosen for the search. Choose at least one.")
         formats = {name: precision_formats()[PRECISIONS.entry(name).name] for name in precisions}
         self.layout = layout
+        self.levels = (layout, *levels) if joint != "none" else (layout,)
+        """Layout of the model at every pruning level."""
+        self.joint = joint
         self.tie = tie
         self.reference_bytes = reference_bytes or dense_bytes(layout)
+        _check_levels(self.levels)
         self.precisions: tuple[str, ...] = tuple(
             sorted(formats, key=lambda name: _uniform_bytes(layout, name))
         )
-        """Precision names by ascending bytes of the whole model; a code indexes them."""
-        members: dict[str, list[LinearLayout]] = {}
+        """Precision names by ascending bytes of the whole model."""
+        self.options: tuple[Option, ...] = tuple(
+            sorted(
+                ((level, name) for level in range(len(self.levels)) for name in self.precisions),
+                key=lambda option: _uniform_bytes(self.levels[option[0]], option[1]),
+            )
+        )
+        """What a unit may get, by ascending bytes of the whole model."""
+        members: dict[str, list[int]] = {}
         shared = _shared_roles(layout)
-        for linear in layout.linears:
-            members.setdefault(unit_name(linear, tie, shared), []).append(linear)
+        for index, linear in enumerate(layout.linears):
+            members.setdefault(unit_name(linear, tie, shared), []).append(index)
         self.units: dict[str, tuple[str, ...]] = {
-            unit: tuple(linear.name for linear in linears) for unit, linears in members.items()
+            unit: tuple(layout.linears[i].name for i in indices)
+            for unit, indices in members.items()
         }
         """Unit name -> its Linears; both in forward order."""
-        self.unit_bytes: tuple[tuple[int, ...], ...] = tuple(
-            tuple(sum(formats[p].linear_bytes(li) for li in linears) for p in self.precisions)
-            for linears in members.values()
+        self.unit_layers: tuple[int, ...] = tuple(
+            layout.linears[indices[0]].layer for indices in members.values()
         )
-        """Bytes per unit (rows, forward order) and precision (columns, in the order of
-        `precisions`).
+        """Layer of every unit."""
+        beside = _beside(self.levels, self.unit_layers)
+        self.unit_bytes: tuple[tuple[int, ...], ...] = tuple(
+            tuple(
+                sum(formats[p].linear_bytes(self.levels[level].linears[i]) for i in indices)
+                + beside[level][unit]
+                for level, p in self.options
+            )
+            for unit, indices in enumerate(members.values())
+        )
+        """Bytes per unit (rows, forward order) and option (columns, in the order of `options`).
+        What lies beside the Linears of a layer and differs from level to level counts with the
+        layer's first unit.
         """
         self.fixed_bytes = layout.other_parameters * BYTES_16_BIT
         """Bytes of what no plan touches: embeddings, norms, output head."""
+        self.parameters: dict[str, int] = self._parameters()
+        """Parameter -> how many values it has, 0 to that less one."""
+        self._level_order = sorted(
+            range(len(self.levels)), key=lambda i: dense_bytes(self.levels[i])
+        )
         self._unit_of = {name: unit for unit, names in self.units.items() for name in names}
-        self._index = {name: index for index, name in enumerate(self.precisions)}
+        self._index = {option: index for index, option in enumerate(self.options)}
 
     @property
     def size(self) -> int:
         """Number of different plans."""
-        return prod(len(self.precisions) for _ in self.units)
+        return prod(self.parameters.values())
 
     @property
     def smallest_bytes(self) -> int:
         """Bytes of the smallest plan of the space."""
-        return self.fixed_bytes + sum(min(row) for row in self.unit_bytes)
+        return self.code_bytes((0,) * len(self.parameters))
+
+    @property
+    def largest_bytes(self) -> int:
+        """Bytes of the largest plan of the space."""
+        return self.code_bytes(tuple(n - 1 for n in self.parameters.values()))
 
     @property
     def fingerprint(self) -> dict[str, str]:
         """What makes two spaces the same: units, precisions and the shapes of the model, as short
         texts.
         """
-        shapes = ";".join(
-            f"{li.name}:{li.out_features}x{li.in_features}{'b' if li.has_bias else ''}"
-            for li in self.layout.linears
-        )
+        shapes = "#".join(_shapes(layout) for layout in self.levels)
         model = f"{self.layout.model_type}|{self.layout.other_parameters}|{shapes}"
+        joint = (
+            f", {len(self.levels)} pruning levels, {self.joint}" if self.joint != "none" else ""
+        )
         return {
-            "units": f"{len(self.units)} units tied by {self.tie}",
+            "units": f"{len(self.units)} units tied by {self.tie}{joint}",
             "precisions": ", ".join(self.precisions),
             "model": hashlib.sha256(model.encode()).hexdigest()[:16],
         }
 
-    def plan(self, choices: Mapping[str, str]) -> PrecisionPlan:
+    def plan(self, choices: Mapping[str, str], levels: Sequence[int] = ()) -> PrecisionPlan:
         """Return the plan that gives every unit its chosen precision (any of the catalogue).
+
+        Args:
+            choices: Unit -> precision.
+            levels: Level of every layer; none for level 0 everywhere.
 
         Raises:
             BadInputError: A unit is missing or unknown.
@@ -156,7 +205,8 @@ class SearchSpace:
         return PrecisionPlan(
             precisions={
                 linear.name: choices[self._unit_of[linear.name]] for linear in self.layout.linears
-            }
+            },
+            levels=tuple(levels) if any(levels) else (),
         )
 
     def choices(self, plan: PrecisionPlan) -> dict[str, str]:
@@ -189,31 +239,98 @@ class SearchSpace:
                 f"The plan uses {', '.join(foreign)}, but the search knows "
                 f"{', '.join(self.precisions)}. Add it to the search or change the plan."
             )
-        return tuple(self._index[name] for name in chosen.values())
+        levels = self._levels_of(plan)
+        if levels is None:
+            raise BadInputError(
+                f"The plan mixes or names pruning levels that this search does not have: it has "
+                f"{len(self.levels)}, joint {self.joint!r}. Change the plan."
+            )
+        if self.joint == "global":
+            order = {name: i for i, name in enumerate(self.precisions)}
+            return (self._level_order.index(levels[0]), *(order[p] for p in chosen.values()))
+        return tuple(
+            self._index[levels[layer], name]
+            for layer, name in zip(self.unit_layers, chosen.values(), strict=True)
+        )
+
+    def option_indices(self, code: Code) -> tuple[int, ...]:
+        """Return the index into `options` of every unit."""
+        if self.joint != "global":
+            return code
+        level = self._level_order[code[0]]
+        return tuple(self._index[level, self.precisions[choice]] for choice in code[1:])
+
+    def code_of_options(self, indices: Sequence[int]) -> Code | None:
+        """Return the code of one option per unit; None where no plan of the space has these."""
+        if self.joint != "global":
+            return tuple(indices)
+        chosen = [self.options[index] for index in indices]
+        if len({level for level, _ in chosen}) > 1:
+            return None
+        order = {name: i for i, name in enumerate(self.precisions)}
+        return (self._level_order.index(chosen[0][0]), *(order[name] for _, name in chosen))
 
     def decode(self, code: Code) -> PrecisionPlan:
         """Return the plan that a code stands for."""
-        return self.plan({u: self.precisions[c] for u, c in zip(self.units, code, strict=True)})
+        chosen = [self.options[index] for index in self.option_indices(code)]
+        levels = [0] * self.layout.n_layers
+        for layer, (level, _) in zip(self.unit_layers, chosen, strict=True):
+            levels[layer] = level
+        return self.plan({u: p for u, (_, p) in zip(self.units, chosen, strict=True)}, levels)
 
     def __contains__(self, plan: PrecisionPlan) -> bool:
+        known = set(self.precisions)
         kinds = [{plan.precisions[name] for name in names} for names in self.units.values()]
-        return all(len(kind) == 1 and kind <= self._index.keys() for kind in kinds)
+        return self._levels_of(plan) is not None and all(
+            len(kind) == 1 and kind <= known for kind in kinds
+        )
 
     def plan_of_key(self, key: str) -> PrecisionPlan:
         """Return the plan whose `PrecisionPlan.key` this is."""
         names = sorted(linear.name for linear in self.layout.linears)
-        by_name = dict(zip(names, key.split(","), strict=True))
-        return PrecisionPlan(precisions={li.name: by_name[li.name] for li in self.layout.linears})
+        precisions, _, levels = key.partition("|")
+        by_name = dict(zip(names, precisions.split(","), strict=True))
+        return PrecisionPlan(
+            precisions={li.name: by_name[li.name] for li in self.layout.linears},
+            levels=tuple(int(level) for level in levels.split(",")) if levels else (),
+        )
 
     def bytes(self, plan: PrecisionPlan) -> int:
         """Return the bytes of the whole model under a plan, inside the space or not."""
-        return plan_bytes(self.layout, plan, precision_formats())
+        return plan_bytes(self.layout_of(plan), plan, precision_formats())
+
+    def layout_of(self, plan: PrecisionPlan) -> ModelLayout:
+        """Return the layout of the model whose layers have the plan's levels."""
+        if not plan.levels:
+            return self.layout
+        chosen = [self.levels[level] for level in plan.levels]
+        others = self.layout.other_parameters - sum(self.layout.layer_others)
+        beside = tuple(lo.layer_others[i] for i, lo in enumerate(chosen) if lo.layer_others)
+        return replace(
+            self.layout,
+            groups=tuple(g for i, lo in enumerate(chosen) for g in lo.groups if g.layer == i),
+            linears=tuple(li for i, lo in enumerate(chosen) for li in lo.linears if li.layer == i),
+            other_parameters=others + sum(beside),
+            layer_others=beside,
+        )
 
     def code_bytes(self, code: Code) -> int:
         """Return the bytes of the whole model under a code."""
         return self.fixed_bytes + sum(
-            row[choice] for row, choice in zip(self.unit_bytes, code, strict=True)
+            row[option]
+            for row, option in zip(self.unit_bytes, self.option_indices(code), strict=True)
         )
+
+    def _parameters(self) -> dict[str, int]:
+        if self.joint == "global":
+            return {LEVEL: len(self.levels)} | dict.fromkeys(self.units, len(self.precisions))
+        return dict.fromkeys(self.units, len(self.options))
+
+    def _levels_of(self, plan: PrecisionPlan) -> tuple[int, ...] | None:
+        """Return the level of every layer; None where the space does not have them."""
+        levels = plan.levels or (0,) * self.layout.n_layers
+        is_mixed = self.joint != "per-layer" and len(set(levels)) > 1
+        return None if is_mixed or max(levels) >= len(self.levels) else levels
 
     def check_budget(self, budget_bytes: int, reference_bytes: int | None = None) -> None:
         """Refuse a memory budget that no plan of the space reaches.
@@ -236,6 +353,39 @@ class SearchSpace:
             f"{smallest} B (a fraction of {fraction:.4f}), prune more, or allow a smaller "
             f"precision."
         )
+
+
+def _check_levels(levels: Sequence[ModelLayout]) -> None:
+    """Refuse levels whose layers cannot stand in for each other."""
+    first = [linear.name for linear in levels[0].linears]
+    if any([linear.name for linear in level.linears] != first for level in levels[1:]):
+        raise BadInputError(
+            "A joint search needs the same layers and Linears at every pruning ratio, but here "
+            "whole layers or experts leave. Drop no layers, and prune channels and heads only."
+        )
+
+
+def _beside(levels: Sequence[ModelLayout], unit_layers: Sequence[int]) -> list[list[int]]:
+    """Return per level and unit the bytes beside Linears that the level's layer has more than that
+    of level 0; the layer's first unit carries them.
+    """
+    first = {layer: unit for unit, layer in reversed(list(enumerate(unit_layers)))}
+    found = []
+    for level in levels:
+        row = [0] * len(unit_layers)
+        pairs = zip(level.layer_others, levels[0].layer_others, strict=True)
+        for layer, (here, there) in enumerate(pairs):
+            if here != there:
+                row[first[layer]] += (here - there) * BYTES_16_BIT
+        found.append(row)
+    return found
+
+
+def _shapes(layout: ModelLayout) -> str:
+    return ";".join(
+        f"{li.name}:{li.out_features}x{li.in_features}{'b' if li.has_bias else ''}"
+        for li in layout.linears
+    )
 
 
 def _shared_roles(layout: ModelLayout) -> frozenset[str]:
