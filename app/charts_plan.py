@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 import plotly.graph_objects as go
 
@@ -20,9 +20,15 @@ Cells = dict[tuple[int, str], list[LinearLayout]]
 """Layer and row of the map -> its Linears: one, or those that all experts have."""
 
 
-def layer_map(layout: ModelLayout, plan: PrecisionPlan) -> go.Figure:
+def layer_map(layout: ModelLayout, plan: PrecisionPlan, marked: Collection[str] = ()) -> go.Figure:
     """Return layers across and Linears down, one colour per precision; names in the cells where
     they fit. The experts of a layer share a cell, in the colour that most of them have.
+
+    Args:
+        layout: The model that the plan is for.
+        plan: What is shown.
+        marked: Linears whose cells are ringed, such as those that another plan gives another
+            precision.
     """
     cells = _cells(layout)
     rows = list(dict.fromkeys(row for _, row in cells))
@@ -48,6 +54,9 @@ def layer_map(layout: ModelLayout, plan: PrecisionPlan) -> go.Figure:
                 hoverinfo="text",
             )
         )
+    ringed = [key for key, linears in cells.items() if any(li.name in marked for li in linears)]
+    if ringed:
+        made.add_trace(_rings(ringed, rows))
     made.update_layout(barmode="overlay", bargap=0)
     made.update_xaxes(
         title="Decoder layer",
@@ -65,6 +74,19 @@ def layer_map(layout: ModelLayout, plan: PrecisionPlan) -> go.Figure:
         automargin=True,
     )
     return made
+
+
+def _rings(keys: Sequence[tuple[int, str]], rows: Sequence[str]) -> go.Bar:
+    """Return outlines of cells that differ from those of another plan."""
+    return go.Bar(
+        x=[layer for layer, _ in keys],
+        y=[0.86] * len(keys),
+        base=[rows.index(row) - 0.43 for _, row in keys],
+        width=0.9,
+        name="differs",
+        marker={"color": "rgba(0, 0, 0, 0)", "line": {"width": 2.5, "color": palette.RING}},
+        hoverinfo="skip",
+    )
 
 
 def _cells(layout: ModelLayout) -> Cells:

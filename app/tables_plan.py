@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 
+from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.search.space import SearchSpace
 
@@ -42,3 +45,18 @@ def to_table(space: SearchSpace, plan: PrecisionPlan) -> pd.DataFrame:
 def to_plan(space: SearchSpace, table: pd.DataFrame) -> PrecisionPlan:
     """Return the plan that an edited table states."""
     return space.plan({unit: str(table.at[layer_of(unit), part_of(unit)]) for unit in space.units})
+
+
+def differing(layout: ModelLayout, plans: Sequence[PrecisionPlan]) -> frozenset[str]:
+    """Return the Linears that not all plans treat alike: by precision, or by the pruning level of
+    their layer.
+    """
+
+    def treated(plan: PrecisionPlan, name: str, layer: int) -> tuple[str | None, int]:
+        return plan.precisions.get(name), plan.levels[layer] if plan.levels else 0
+
+    return frozenset(
+        linear.name
+        for linear in layout.linears
+        if len({treated(plan, linear.name, linear.layer) for plan in plans}) > 1
+    )

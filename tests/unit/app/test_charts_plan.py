@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app import charts_plan
+from app import charts_plan, tables_plan
 from qpruner_core.catalog import ARCHITECTURES
 from qpruner_core.domain.plan import PrecisionPlan
 
@@ -42,3 +42,23 @@ def test_experts_share_a_cell_that_says_what_each_has():
     assert "NF4 in 3, BF16 in 1" in words
     assert "4 experts" in words
     assert len(trace.x) == 2 * 7
+
+
+def test_linears_that_two_plans_treat_differently_are_ringed():
+    layout = ARCHITECTURES.target("gpt2").layout(GPT2)
+    one = PrecisionPlan.by_layer(layout, ["nf4", "int8"])
+    other = PrecisionPlan.by_layer(layout, ["nf4", "nf4"])
+    marked = tables_plan.differing(layout, [one, other])
+    assert marked == {linear.name for linear in layout.linears if linear.layer == 1}
+    (rings,) = [t for t in charts_plan.layer_map(layout, one, marked).data if t.name == "differs"]
+    assert set(rings.x) == {1}
+    assert len(rings.x) == len(marked)
+
+
+def test_alike_plans_have_no_rings_and_other_pruning_levels_do():
+    layout = ARCHITECTURES.target("gpt2").layout(GPT2)
+    plan = PrecisionPlan.uniform(layout, "nf4")
+    assert not tables_plan.differing(layout, [plan, plan])
+    pruned_more = PrecisionPlan(precisions=plan.precisions, levels=(0, 1))
+    marked = tables_plan.differing(layout, [plan, pruned_more])
+    assert marked == {linear.name for linear in layout.linears if linear.layer == 1}
