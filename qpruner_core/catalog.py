@@ -15,8 +15,6 @@ from qpruner_core.errors import BadInputError
 from qpruner_core.registry import Entry, Option, Registry
 
 if TYPE_CHECKING:
-    from optuna.samplers import BaseSampler
-
     from qpruner_core.export import Exporter
     from qpruner_core.models.architectures import Architecture
     from qpruner_core.quantization import Precision
@@ -291,7 +289,7 @@ _N_STARTUP = Option(
     help="Plans measured, baselines included, before the strategy learns from them.",
 )
 
-STRATEGIES: Registry[Callable[..., BaseSampler]] = Registry(
+STRATEGIES: Registry[Callable[..., Any]] = Registry(
     "search strategy",
     Entry(
         name="gp_seeded",
@@ -300,7 +298,7 @@ STRATEGIES: Registry[Callable[..., BaseSampler]] = Registry(
         "refine them.",
         target="qpruner_core.search.gp:GpStrategy",
         options=(_N_STARTUP,),
-        facts={"seeded": True},
+        facts={"kind": "sampler", "seeded": True},
     ),
     Entry(
         name="gp",
@@ -308,7 +306,7 @@ STRATEGIES: Registry[Callable[..., BaseSampler]] = Registry(
         summary="Bayesian optimisation from random first points.",
         target="qpruner_core.search.gp:GpStrategy",
         options=(_N_STARTUP,),
-        facts={"seeded": False},
+        facts={"kind": "sampler", "seeded": False},
     ),
     Entry(
         name="tpe",
@@ -316,7 +314,7 @@ STRATEGIES: Registry[Callable[..., BaseSampler]] = Registry(
         summary="Optuna's multi-objective TPE.",
         target="qpruner_core.search.tpe:TpeStrategy",
         options=(_N_STARTUP,),
-        facts={"seeded": False},
+        facts={"kind": "sampler", "seeded": False},
     ),
     Entry(
         name="nsga2",
@@ -332,19 +330,19 @@ STRATEGIES: Registry[Callable[..., BaseSampler]] = Registry(
                 help="Plans per generation.",
             ),
         ),
-        facts={"seeded": False},
+        facts={"kind": "sampler", "seeded": False},
     ),
     Entry(
         name="random",
         title="Random (control)",
         summary="Uniform plans: what any strategy has to beat.",
         target="qpruner_core.search.random:RandomStrategy",
-        facts={"seeded": False},
+        facts={"kind": "sampler", "seeded": False},
     ),
 )
-"""Targets are called with ``seed`` and the entry's options and give an Optuna sampler; the
-fact ``seeded`` says
-whether points of the predicted front are enqueued before the sampler is asked."""
+"""The fact ``kind`` says what a target gives when it is called: ``sampler`` an Optuna sampler, for
+``seed`` and the entry's options; ``allocator`` an `Allocator`, for the options. ``seeded`` says
+whether points of the predicted front are measured before a sampler is asked."""
 
 EXPORTERS: Registry[Exporter] = Registry(
     "export format",

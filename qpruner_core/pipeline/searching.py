@@ -30,15 +30,13 @@ from qpruner_core.errors import (
 )
 from qpruner_core.pipeline.materials import Materials
 from qpruner_core.quantization.shapes import check_plan
-from qpruner_core.search.knapsack import Front, front
+from qpruner_core.search.asking import Known
 from qpruner_core.search.pareto import best_measured, front_numbers
 from qpruner_core.search.presets import QPRUNER_3, baselines, qpruner_3
 from qpruner_core.search.space import SearchSpace
 from qpruner_core.search.study import Study
 from qpruner_core.store.records import RunStore
 
-N_SEED_POINTS = 512
-"""Points of the predicted front the study may start from; it takes what its budget needs."""
 OUT_OF_MEMORY = (
     "The device ran out of memory while measuring this plan. Evaluate with shorter sequences or "
     "fewer items, or on a device with more memory."
@@ -83,7 +81,7 @@ class Searching:
         )
         self._presets = {name: plan for name, plan in presets.items() if self._fits(plan)}
         self.left_out = tuple(name for name in presets if name not in self._presets)
-        self._front: Front = front(self._space, signals.sensitivities)
+        self._sensitivities = signals.sensitivities
         self._study: Study | None = None
 
     @property
@@ -223,8 +221,7 @@ class Searching:
                 self._space,
                 self._spec,
                 self._budget,
-                seeds=[point.plan for point in self._front.thinned(N_SEED_POINTS)],
-                measured=measured,
+                Known(sensitivities=self._sensitivities, measured=measured),
             )
         return self._study
 

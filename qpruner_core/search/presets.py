@@ -92,12 +92,11 @@ def random_plan(space: SearchSpace, budget_bytes: int, seed: int) -> PrecisionPl
     """
     space.check_budget(budget_bytes)
     rng = np.random.default_rng(seed)
-    code = [int(c) for c in rng.integers(len(space.precisions), size=len(space.units))]
-    for unit in rng.permutation(len(code)):
+    code = [int(rng.integers(n)) for n in space.parameters.values()]
+    for index in rng.permutation(len(code)):
         if space.code_bytes(tuple(code)) <= budget_bytes:
             break
-        row = space.unit_bytes[unit]
-        code[unit] = row.index(min(row))
+        code[index] = 0
     return space.decode(tuple(code))
 
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from urllib.parse import quote
 
 from qpruner_core.domain.record import Trial
-from qpruner_core.search.rows import METRICS, PLAN, REASON, SPACE, StoredSpace
+from qpruner_core.search.rows import LEVELS, METRICS, OWNER, PLAN, REASON, SPACE, StoredSpace
 
 _STUDY = (
     "SELECT s.study_id, a.value_json FROM studies s JOIN study_user_attributes a "
@@ -26,9 +26,15 @@ _STATES = "SELECT number, state FROM trials WHERE study_id = :study AND number >
 _ATTRIBUTES = (
     "SELECT t.number, a.key, a.value_json FROM trials t JOIN trial_user_attributes a "
     "ON a.trial_id = t.trial_id WHERE t.study_id = :study AND t.number >= :first "
-    "AND a.key IN (:plan, :metrics, :reason)"
+    "AND a.key IN (:plan, :metrics, :reason, :owner, :levels)"
 )
-_KEYS = {"plan": PLAN, "metrics": METRICS, "reason": REASON}
+_KEYS = {
+    "plan": PLAN,
+    "metrics": METRICS,
+    "reason": REASON,
+    "owner": OWNER,
+    "levels": LEVELS,
+}
 
 
 _LAST_TABLE = "alembic_version"

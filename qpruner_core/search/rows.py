@@ -7,8 +7,11 @@ the model: the study itself carries which Linears its units hold.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from base64 import b64decode, b64encode
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+
+import numpy as np
 
 from qpruner_core.domain.metrics import Metrics, TaskResult
 from qpruner_core.domain.plan import PrecisionPlan
@@ -24,13 +27,20 @@ SLOT = "slot"
 PLAN = "plan"
 """Trial attribute: precision per unit, joined by commas."""
 ORIGIN = "origin"
-"""Trial attribute: ``"front"`` (predicted), ``"strategy"`` or ``"neighbour"``."""
+"""Trial attribute: ``"front"`` (predicted), ``"strategy"``, ``"lowered"`` (to hold the budget)
+or ``"neighbour"``."""
 METRICS = "metrics"
 """Trial attribute: `metrics_to_text`."""
 REASON = "reason"
-"""Trial attribute: why it failed."""
+"""Trial attribute: why it failed or was stopped."""
+OWNER = "owner"
+"""Trial attribute: the worker that measures it."""
+SEQUENCES = "sequence_losses"
+"""Trial attribute: `losses_to_text`."""
+LEVELS = "levels"
+"""Trial attribute: pruning level per layer, joined by commas; only where not all are 0."""
 
-STATES = {"COMPLETE": "complete", "FAIL": "failed", "PRUNED": "failed"}
+STATES = {"COMPLETE": "complete", "FAIL": "failed", "PRUNED": "stopped"}
 """Optuna's state -> ours; any other is ``"running"``."""
 
 
@@ -61,11 +71,12 @@ class StoredSpace:
         """JSON."""
         return json.dumps({"linears": self.linears, "unit_of": self.unit_of})
 
-    def plan(self, text: str) -> PrecisionPlan:
-        """Return the plan of a trial's `PLAN` attribute."""
+    def plan(self, text: str, levels: str = "") -> PrecisionPlan:
+        """Return the plan of a trial's `PLAN` and `LEVELS` attributes."""
         units = text.split(",")
         return PrecisionPlan(
-            precisions=dict(zip(self.linears, [units[i] for i in self.unit_of], strict=True))
+            precisions=dict(zip(self.linears, [units[i] for i in self.unit_of], strict=True)),
+            levels=tuple(int(level) for level in levels.split(",")) if levels else (),
         )
 
     def trial(self, number: int, state: str, attributes: Mapping[str, object]) -> Trial:
@@ -74,16 +85,27 @@ class StoredSpace:
         return Trial(
             number=number,
             name="",
-            plan=self.plan(str(attributes[PLAN])),
+            plan=self.plan(str(attributes[PLAN]), str(attributes.get(LEVELS, ""))),
             metrics=metrics_from_text(str(metrics)) if metrics is not None else None,
             state=STATES.get(state, "running"),
             reason=str(attributes.get(REASON, "")),
+            worker=str(attributes.get(OWNER, "")),
         )
 
 
 def plan_to_text(space: SearchSpace, plan: PrecisionPlan) -> str:
     """Return the `PLAN` attribute of a plan of the space."""
     return ",".join(space.choices(plan).values())
+
+
+def losses_to_text(losses: Sequence[float]) -> str:
+    """Return losses per sequence as base64 of float32, little-endian."""
+    return b64encode(np.array(losses, dtype="<f4").tobytes()).decode("ascii")
+
+
+def losses_from_text(text: str) -> tuple[float, ...]:
+    """Return the losses of `losses_to_text`."""
+    return tuple(float(x) for x in np.frombuffer(b64decode(text), dtype="<f4"))
 
 
 def metrics_to_text(metrics: Metrics) -> str:

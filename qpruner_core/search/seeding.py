@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
+from qpruner_core.search.allocator import Floats
 from qpruner_core.search.space import Code, SearchSpace
 
 
@@ -60,7 +61,7 @@ def nearest_untried(
             return min(untried, key=lambda code: _rank(space, code, anchors, budget_bytes))
         following = []
         for code in ring:
-            for near in _neighbours(code, len(space.precisions)):
+            for near in _neighbours(code, tuple(space.parameters.values())):
                 if near not in seen:
                     seen.add(near)
                     following.append(near)
@@ -68,12 +69,46 @@ def nearest_untried(
     return None
 
 
-def _neighbours(code: Code, n_precisions: int) -> Iterator[Code]:
-    """Give the codes that move one unit by one precision."""
-    for unit, choice in enumerate(code):
+def within_budget(space: SearchSpace, code: Code, prior: Floats, budget_bytes: int) -> Code:
+    """Return a plan lowered until it holds the budget, at the least predicted loss per byte saved
+    in every step.
+
+    Args:
+        space: The search space; some plan of it holds the budget.
+        code: A plan of any size.
+        prior: Predicted loss increase, ``(n_units, n_options)``.
+        budget_bytes: Bytes the whole model may take.
+    """
+    units = np.arange(len(space.units))
+    table = np.array(space.unit_bytes)
+    while space.code_bytes(code) > budget_bytes:
+        now = np.array(space.option_indices(code))
+        best: tuple[float, Code] | None = None
+        for lower in _lowered(code):
+            then = np.array(space.option_indices(lower))
+            saved = int((table[units, now] - table[units, then]).sum())
+            lost = float((prior[units, then] - prior[units, now]).sum())
+            if saved > 0 and (best is None or (lost / saved, lower) < best):
+                best = (lost / saved, lower)
+        if best is None:
+            raise ValueError("no plan of the space holds the budget")
+        code = best[1]
+    return code
+
+
+def _lowered(code: Code) -> Iterator[Code]:
+    """Give the codes that lower one parameter by one or, where bytes stay equal, by more."""
+    for index, choice in enumerate(code):
+        for lower in range(choice):
+            yield (*code[:index], lower, *code[index + 1 :])
+
+
+def _neighbours(code: Code, sizes: Sequence[int]) -> Iterator[Code]:
+    """Give the codes that move one parameter by one."""
+    for index, (choice, n_choices) in enumerate(zip(code, sizes, strict=True)):
         for moved in (choice - 1, choice + 1):
-            if 0 <= moved < n_precisions:
-                yield (*code[:unit], moved, *code[unit + 1 :])
+            if 0 <= moved < n_choices:
+                yield (*code[:index], moved, *code[index + 1 :])
 
 
 def _rank(

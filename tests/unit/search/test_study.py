@@ -12,6 +12,7 @@ from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.spec import SearchSpec
 from qpruner_core.errors import BadInputError, InfeasibleBudgetError, UnknownNameError
 from qpruner_core.search import rows
+from qpruner_core.search.asking import Known
 from qpruner_core.search.knapsack import front
 from qpruner_core.search.reading import TrialReader
 from qpruner_core.search.study import Study
@@ -50,12 +51,12 @@ def test_every_strategy_measures_new_plans_and_the_same_seed_gives_the_same_tria
     make_space, measure, sensitivities, budget, tmp_path, strategy
 ):
     space = make_space()
-    seeds = [point.plan for point in front(space, sensitivities(space))]
+    known = Known(sensitivities=sensitivities(space))
     options = {"population_size": 4} if strategy == "nsga2" else {"n_startup": 5}
     spec = _spec(strategy=strategy, n_trials=9, options={} if strategy == "random" else options)
 
     def run(name):
-        with Study.open(str(tmp_path / name), "s", space, spec, budget, seeds=seeds) as study:
+        with Study.open(str(tmp_path / name), "s", space, spec, budget, known) as study:
             return _run(study, space, measure, range(9))
 
     first = run("a.db")
@@ -185,7 +186,7 @@ def test_a_small_space_is_measured_to_the_last_plan_and_then_said_to_be_exhauste
     spec = _spec(strategy=strategy, n_trials=20)
     everything = dense_bytes(space.layout)
     measured = {known.key: measure(space, known)}
-    with Study.open(storage, "s", space, spec, everything, measured=measured) as study:
+    with Study.open(storage, "s", space, spec, everything, Known(measured=measured)) as study:
         keys = _run(study, space, measure, range(20))
         assert len(keys) == len(set(keys)) == space.size - 1
         assert known.key not in keys
@@ -208,8 +209,7 @@ def test_a_seeded_strategy_measures_the_predicted_front_from_the_budget_down_fir
         space,
         spec,
         budget,
-        seeds=[point.plan for point in points],
-        measured={known.key: measure(space, known)},
+        Known(sensitivities=sensitivities(space), measured={known.key: measure(space, known)}),
     ) as study:
         keys = _run(study, space, measure, range(6))
     on_front = [point.plan.key for point in below]
@@ -224,7 +224,7 @@ def test_baselines_outside_the_space_are_taken_without_complaint(
     space, wide = make_space(precisions=("nf4", "int8")), make_space()
     bf16 = PrecisionPlan.uniform(space.layout, "bf16")
     measured = {bf16.key: measure(wide, bf16)}
-    with Study.open(storage, "s", space, _spec(), budget, measured=measured) as study:
+    with Study.open(storage, "s", space, _spec(), budget, Known(measured=measured)) as study:
         assert study.propose(0).plan in space
 
 
