@@ -53,6 +53,13 @@ class TrainingBytes:
         return self.weights + self.adapter + self.activations + self.logits + self.workspace
 
 
+def linear_training_bytes(linear: LinearLayout, load: TrainingLoad) -> int:
+    """Return what one Linear adds to `TrainingBytes.adapter` and `TrainingBytes.activations`."""
+    kept = _kept_bytes(linear, load.compute_bytes, load.rank)
+    adapter = load.rank * (linear.in_features + linear.out_features) * _ADAPTER_BYTES
+    return load.batch_size * load.sequence_length * kept + adapter
+
+
 def inference_bytes_estimate(
     layout: ModelLayout,
     plan: PrecisionPlan,

@@ -59,6 +59,14 @@ class Metrics:
     """Peak device memory while evaluating; bytes; None where the device does not count it."""
     seconds: float = 0.0
     """Wall time of the measurement; seconds."""
+    training_bytes: int | None = None
+    """*Estimated* memory of LoRA training as the run's recovery is asked for; bytes. None where
+    the search does not weigh it.
+    """
+    measured_in: str = ""
+    """Name of the study that a number of the same run was first measured in and taken over from;
+    empty where it was measured.
+    """
 
     def __post_init__(self) -> None:
         if not isfinite(self.loss):

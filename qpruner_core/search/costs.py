@@ -100,9 +100,7 @@ def unit_costs_of(
         return _training(space, load or TrainingLoad())
     if cost == "latency":
         return _latency(space, cells, seconds_beside)
-    return UnitCosts(
-        matrix=np.array(space.unit_bytes, dtype=np.int64), constant=space.fixed_bytes
-    )
+    return UnitCosts(matrix=np.array(space.unit_bytes, dtype=np.int64), constant=space.fixed_bytes)
 
 
 def _training(space: SearchSpace, load: TrainingLoad) -> UnitCosts:

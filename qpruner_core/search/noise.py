@@ -47,7 +47,7 @@ class PairedDifference:
     def needed_sequences(self) -> float:
         """Sequences on which the same difference would be `RESOLVED` standard errors."""
         if self.mean == 0.0 or self.error == inf:
-            return inf if self.error else 0.0
+            return inf
         return self.n_sequences * (RESOLVED * self.error / self.mean) ** 2
 
 
@@ -95,8 +95,8 @@ def too_small(front: Sequence[Losses], sequence_length: int) -> str:
         f"at most {error:.4f} nats per token" if error < inf else "unknown for a single sequence"
     )
     return (
-        f"{found} ({noise}, {n} sequences of {sequence_length} tokens): the evaluation text is too "
-        f"small to tell them apart. {_advice(unresolved, sequence_length)}"
+        f"{found} ({noise}, {n} sequences of {sequence_length} tokens): the evaluation text is "
+        f"too small to tell them apart. {_advice(unresolved, sequence_length)}"
     )
 
 
