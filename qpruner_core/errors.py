@@ -14,6 +14,7 @@
     ├── StorageFullError             the disk does not hold what would be written
     ├── NotReadyError                a step whose input an earlier step has not made yet
     ├── NonFiniteLossError           a loss that is not a number
+    ├── DashboardError               a study that optuna-dashboard cannot show
     └── StoppedError                 work that was asked to stop before it was done
 
 Every message says what was found, what is needed and what to do. Anything else that is raised is a
@@ -77,6 +78,10 @@ class NotReadyError(QPrunerError):
 
 class NonFiniteLossError(QPrunerError):
     """A loss that is not a finite number; the message names the step."""
+
+
+class DashboardError(QPrunerError):
+    """A study that cannot be shown in optuna-dashboard."""
 
 
 class StoppedError(QPrunerError):
