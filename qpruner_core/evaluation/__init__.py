@@ -5,6 +5,6 @@ The rule of this room: text and items are tokenised and batched once per run, so
 sees the same numbers and pays for the forward pass alone; no logits are kept beyond one sample.
 """
 
-from qpruner_core.evaluation.suite import Suite, build_suite
+from qpruner_core.evaluation.suite import Asked, Measured, Suite, build_suite
 
-__all__ = ["Suite", "build_suite"]
+__all__ = ["Asked", "Measured", "Suite", "build_suite"]

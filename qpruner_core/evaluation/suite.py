@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -13,14 +14,39 @@ from torch import nn
 from qpruner_core.domain.metrics import Metrics, TaskResult
 from qpruner_core.errors import DataTooShortError
 from qpruner_core.evaluation.choices import EncodedItem, PairEncoder
-from qpruner_core.evaluation.latency import measure_speed
-from qpruner_core.evaluation.perplexity import text_loss
+from qpruner_core.evaluation.latency import Speed, measure_speed
+from qpruner_core.evaluation.perplexity import mean_loss, text_loss, text_sums
 from qpruner_core.evaluation.tasks import batches_of, choice_log_likelihoods, results, rows_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from qpruner_core.data import Corpus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What the suite is told of a model that it measures."""
+
+    weight_bytes: int
+    """What its weights take, as packed."""
+    device_name: str
+    """Where it lies, as told to the person."""
+    speed: bool = False
+    """Time prefill and decoding as well."""
+    losses: Sequence[float] = ()
+    """Losses of the first sequences, where they were measured before; nats per token."""
+    seconds: float = 0.0
+    """Wall time that this took."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What the suite says of a model."""
+
+    metrics: Metrics
+    sequence_losses: tuple[float, ...]
+    """Loss of every sequence of the held-out text; nats per predicted token."""
 
 
 class Suite:
@@ -42,10 +68,40 @@ class Suite:
         timed = int(torch.randint(len(heldout), (1,), generator=generator))
         self._prompt = heldout[timed : timed + 1]
 
+    @property
+    def n_sequences(self) -> int:
+        """Sequences of held-out text."""
+        return len(self._heldout)
+
+    @property
+    def sequence_length(self) -> int:
+        """Tokens per sequence."""
+        return int(self._heldout.shape[1])
+
     def loss(self, model: nn.Module) -> float:
         """Return the loss on held-out text; nats per predicted token."""
         with _evaluating(model):
             return text_loss(model, self._heldout)
+
+    def sequence_losses(
+        self, model: nn.Module, first: int = 0, last: int | None = None
+    ) -> tuple[float, ...]:
+        """Return the loss of every sequence of a part of the held-out text, in its order; nats per
+        predicted token.
+
+        Args:
+            model: As for `evaluate`.
+            first: The sequence to begin with, from 0.
+            last: The one to end before; None: the end of the text.
+        """
+        with _evaluating(model):
+            sums = text_sums(model, self._heldout[first:last])
+        return tuple(value / (self.sequence_length - 1) for value in sums)
+
+    def speed(self, model: nn.Module) -> Speed:
+        """Time prefill and decoding on one sequence of the held-out text."""
+        with _evaluating(model):
+            return measure_speed(model, self._prompt)
 
     def log_likelihoods(self, model: nn.Module) -> dict[str, list[list[float]]]:
         """Return task -> item -> summed log-likelihood of every choice; nats."""
@@ -77,27 +133,46 @@ class Suite:
         Raises:
             NonFiniteLossError: The loss is not a number.
         """
+        asked = Asked(weight_bytes=weight_bytes, device_name=device_name, speed=speed)
+        return self.measure(model, asked).metrics
+
+    def measure(self, model: nn.Module, asked: Asked) -> Measured:
+        """Measure a model as it stands, and keep the loss of every sequence.
+
+        Raises:
+            NonFiniteLossError: The loss is not a number.
+        """
         device = next(model.parameters()).device
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         started = perf_counter()
-        loss = self.loss(model)
+        loss, losses = self._text(model, asked.losses)
         tasks = self.task_results(model) if self._tasks else {}
         seconds = perf_counter() - started
         peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-        with _evaluating(model):
-            timed = measure_speed(model, self._prompt) if speed else None
-        return Metrics(
+        timed = self.speed(model) if asked.speed else None
+        metrics = Metrics(
             loss=loss,
             accuracy=sum(task.accuracy for task in tasks.values()) / max(1, len(tasks)),
-            weight_bytes=weight_bytes,
-            device=device_name,
+            weight_bytes=asked.weight_bytes,
+            device=asked.device_name,
             tasks=tasks,
             prefill_tokens_per_second=timed.prefill_tokens_per_second if timed else None,
             decode_tokens_per_second=timed.decode_tokens_per_second if timed else None,
             peak_memory_bytes=peak,
-            seconds=seconds,
+            seconds=seconds + asked.seconds,
         )
+        return Measured(metrics=metrics, sequence_losses=losses)
+
+    def _text(self, model: nn.Module, known: Sequence[float]) -> tuple[float, tuple[float, ...]]:
+        """Return the loss and that of every sequence; sequences that are known are not read."""
+        n_tokens = self.sequence_length - 1
+        with _evaluating(model):
+            rest = self._heldout[len(known) :]
+            sums = [value * n_tokens for value in known]
+            sums += text_sums(model, rest) if len(rest) else []
+        loss = mean_loss(sums, self.sequence_length)
+        return loss, (*known, *(value / n_tokens for value in sums[len(known) :]))
 
 
 def build_suite(

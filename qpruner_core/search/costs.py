@@ -114,12 +114,12 @@ def _training(space: SearchSpace, load: TrainingLoad) -> UnitCosts:
     for level in space.levels:
         plan = space.plan(dict.fromkeys(space.units, space.precisions[0]))
         estimate = training_bytes_estimate(level, plan, formats, load)
-        linears = sum(linear_training_bytes(linear, load) for linear in level.linears)
-        norms = estimate.adapter + estimate.activations - linears
+        of_linears = sum(linear_training_bytes(linear, load) for linear in level.linears)
+        norms = estimate.adapter + estimate.activations - of_linears
         whole.append(estimate.logits + estimate.workspace + norms)
     matrix = np.array(space.unit_bytes, dtype=np.int64)
-    for column, (level, _) in enumerate(space.options):
-        linears = {linear.name: linear for linear in space.levels[level].linears}
+    for column, (index, _) in enumerate(space.options):
+        linears = {linear.name: linear for linear in space.levels[index].linears}
         for row, names in enumerate(space.units.values()):
             matrix[row, column] += sum(linear_training_bytes(linears[n], load) for n in names)
     return UnitCosts(matrix=matrix, constant=space.fixed_bytes + max(whole))
