@@ -1,4 +1,6 @@
-"""The front: accuracy or loss against memory, measured points apart from the predicted line."""
+"""The front: accuracy or loss against what a plan costs, measured points apart from the predicted
+line.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import plotly.graph_objects as go
+from numpy.typing import NDArray
 
 from app import charts_base, labels, palette, points, wording
 from app.points import Point
@@ -17,6 +20,11 @@ N_LINE_POINTS = 400
 AXIS_TITLES = {
     "loss": "Loss on held-out text, nats/token (lower is better)",
     "accuracy": "Mean zero-shot accuracy (higher is better)",
+}
+COST_TITLES = {
+    "weight_bytes": "Weights, packed with scales and tables",
+    "training_memory": "Memory of LoRA training, estimated",
+    "latency": "Latency, ms per generated token",
 }
 
 
@@ -35,6 +43,12 @@ class FrontView:
     predicted: Front | None = None
     loss_16_bit: float = 0.0
     """Loss at which the predicted line starts; nats per token."""
+    cost: str = "weight_bytes"
+    """What is drawn across, as in `SearchSpec.cost`; points without it are left out."""
+    predicted_cost: NDArray[np.float64] | None = None
+    """What every predicted point costs, shape ``(n_points,)``; None for its bytes."""
+    signal: str = "loss"
+    """By which sensitivities the line is predicted."""
     zoom: bool = True
     """Whether far points stand at the edge, so that those near the front fill the picture."""
 
@@ -52,7 +66,8 @@ def window(found: Sequence[Point], view: FrontView) -> tuple[float, float]:
     """
     values = [value(point, view.objective) for point in found]
     trials = [value(p, view.objective) for p in found if p.kind == points.PLAN]
-    core = [value(point, view.objective) for point in points.front_of(found, view.objective)]
+    best = points.front_of(found, view.objective, view.cost)
+    core = [value(point, view.objective) for point in best]
     if view.predicted is not None and len(view.predicted) and view.objective == "loss":
         core += [view.loss_16_bit + float(x) for x in view.predicted.loss_increase[[0, -1]]]
     if not core or not view.zoom:
@@ -74,25 +89,28 @@ def n_outside(found: Sequence[Point], view: FrontView) -> int:
 def front(found: Sequence[Point], view: FrontView) -> go.Figure:
     """Return the front of one or several runs; a click sends the point's key."""
     made = charts_base.figure(500)
+    found = [point for point in found if points.across(point, view.cost) is not None]
     frame = _Frame(found, view)
     if view.predicted is not None and view.objective == "loss":
-        made.add_trace(_predicted_line(view.predicted, view.loss_16_bit))
+        made.add_trace(_predicted_line(view.predicted, view))
     for position, run_id in enumerate(dict.fromkeys(point.run_id for point in found)):
         for trace in _run_traces([p for p in found if p.run_id == run_id], position, frame):
             made.add_trace(trace)
     if found:
-        made.add_trace(_front_line(points.front_of(found, view.objective), view.objective))
+        best = points.front_of(found, view.objective, view.cost)
+        made.add_trace(_front_line(best, frame))
     for key, word in ((view.chosen, "chosen"), (view.other, "B")):
         ringed = points.find(found, key)
         if ringed is not None:
-            made.add_trace(_ring(ringed, frame.place(ringed), word))
+            made.add_trace(_ring(ringed, frame, word))
     _axes(made, found, view, frame)
     # Names of one run alone: those of the others would stand on the same spots.
     named = [p for p in found if p.kind != points.PLAN and p.run_id == found[0].run_id]
-    spots = [(float(p.metrics.weight_bytes), frame.place(p)) for p in named]
-    others = [(float(p.metrics.weight_bytes), frame.place(p)) for p in found]
+    spots = [(frame.across(p), frame.place(p)) for p in named]
+    others = [(frame.across(p), frame.place(p)) for p in found]
+    wall = view.budget_bytes if view.cost == "weight_bytes" else None
     for annotation in labels.place(
-        [frame.name(point) for point in named], spots, others, wall=view.budget_bytes
+        [frame.name(point) for point in named], spots, others, wall=wall
     ):
         made.add_annotation(annotation)
     return made
@@ -102,12 +120,21 @@ class _Frame:
     """Where points stand: far ones at the edge, as triangles that name their value."""
 
     def __init__(self, found: Sequence[Point], view: FrontView) -> None:
-        self._objective = view.objective
+        self._objective, self._cost = view.objective, view.cost
         low, high = window(found, view)
         self._low, self._high = low, high
         pad = 0.05 * ((high - low) or 0.1)
         self.range = (low - 2 * pad, high + 2 * pad)
         self._edges = (low - pad, high + pad)
+
+    def across(self, point: Point) -> float:
+        """Return where a point is drawn across: bytes, or milliseconds."""
+        at = points.across(point, self._cost)
+        return drawn(at if at is not None else 0.0, self._cost)
+
+    def value(self, point: Point) -> float:
+        """Return what is drawn upwards, wherever it is drawn."""
+        return value(point, self._objective)
 
     def place(self, point: Point) -> float:
         """Return the height at which a point is drawn."""
@@ -149,7 +176,7 @@ def _run_traces(mine: list[Point], position: int, frame: _Frame) -> Iterable[go.
         if not shown:
             continue
         yield trace(
-            x=[p.metrics.weight_bytes for p in shown],
+            x=[frame.across(p) for p in shown],
             y=[frame.place(p) for p in shown],
             mode="markers",
             name=f"{shown[0].run_name}: {word}",
@@ -168,10 +195,10 @@ def _run_traces(mine: list[Point], position: int, frame: _Frame) -> Iterable[go.
         )
 
 
-def _front_line(best: Sequence[Point], objective: str) -> go.Scatter:
+def _front_line(best: Sequence[Point], frame: _Frame) -> go.Scatter:
     return go.Scatter(
-        x=[p.metrics.weight_bytes for p in best],
-        y=[value(p, objective) for p in best],
+        x=[frame.across(p) for p in best],
+        y=[frame.value(p) for p in best],
         mode="lines",
         line={"color": palette.EMERALD, "width": 2.5, "shape": "hv"},
         name="front (measured)",
@@ -179,27 +206,47 @@ def _front_line(best: Sequence[Point], objective: str) -> go.Scatter:
     )
 
 
-def _predicted_line(predicted: Front, loss_16_bit: float) -> go.Scatter:
+def drawn(at: float, cost: str) -> float:
+    """Return a cost as the axis has it: bytes, or milliseconds."""
+    return 1000.0 * at if cost == "latency" else at
+
+
+def cost_words(at: float, cost: str) -> str:
+    """Return a cost for a person."""
+    return f"{1000.0 * at:.3g} ms/token" if cost == "latency" else format_bytes(at)
+
+
+def _predicted_costs(view: FrontView) -> NDArray[np.float64]:
+    """Return what every predicted point costs: bytes, or seconds per generated token."""
+    if view.predicted_cost is not None:
+        return view.predicted_cost
+    found = view.predicted.weight_bytes if view.predicted is not None else np.zeros(0)
+    return found.astype(np.float64)
+
+
+def _predicted_line(predicted: Front, view: FrontView) -> go.Scatter:
     at = np.unique(np.linspace(0, len(predicted) - 1, N_LINE_POINTS).astype(int))
-    sizes, losses = predicted.weight_bytes[at], predicted.loss_increase[at] + loss_16_bit
+    costs = _predicted_costs(view)[at]
+    losses = predicted.loss_increase[at] + view.loss_16_bit
+    by = ", by KL" if view.signal == "kl" else ""
     return go.Scatter(
-        x=sizes,
+        x=[drawn(float(x), view.cost) for x in costs],
         y=losses,
         mode="lines",
         line={"color": palette.EMERALD, "width": 1.5, "dash": "dot"},
-        name="predicted front (estimated)",
+        name=f"predicted front (estimated{by})",
         hovertext=[
-            f"predicted: {format_bytes(s)}, loss {x:.3f} nats/token"
-            for s, x in zip(sizes, losses, strict=True)
+            f"predicted: {cost_words(float(x), view.cost)}, loss {y:.3f} nats/token"
+            for x, y in zip(costs, losses, strict=True)
         ],
         hoverinfo="text",
     )
 
 
-def _ring(point: Point, height: float, word: str) -> go.Scatter:
+def _ring(point: Point, frame: _Frame, word: str) -> go.Scatter:
     return go.Scatter(
-        x=[point.metrics.weight_bytes],
-        y=[height],
+        x=[frame.across(point)],
+        y=[frame.place(point)],
         mode="markers",
         marker={
             "symbol": "circle-open",
@@ -213,28 +260,35 @@ def _ring(point: Point, height: float, word: str) -> go.Scatter:
 
 
 def _axes(made: go.Figure, found: Sequence[Point], view: FrontView, frame: _Frame) -> None:
-    sizes = [float(p.metrics.weight_bytes) for p in found]
+    costs = [frame.across(p) for p in found]
     if view.predicted is not None and len(view.predicted):
-        sizes += [float(view.predicted.weight_bytes[0]), float(view.predicted.weight_bytes[-1])]
-    if view.budget_bytes is not None:
-        sizes.append(float(view.budget_bytes))
-        made.add_vline(
-            x=view.budget_bytes,
-            line={"color": palette.MUTED, "dash": "dash", "width": 1.5},
-            annotation={
-                "text": f"budget {format_bytes(view.budget_bytes)}",
-                "font": {"size": 11},
-                "yanchor": "bottom",
-                "xanchor": "left",
-                "y": 0.0,
-                "yref": "paper",
-                "textangle": 0,
-            },
-        )
-    if sizes:
-        made.update_xaxes(**charts_base.byte_axis(sizes, "Weights, packed with scales and tables"))
+        costs += [drawn(float(x), view.cost) for x in _predicted_costs(view)[[0, -1]]]
+    if view.budget_bytes is not None and view.cost == "weight_bytes":
+        costs.append(float(view.budget_bytes))
+        _budget_line(made, view.budget_bytes)
+    if costs and view.cost != "latency":
+        made.update_xaxes(**charts_base.byte_axis(costs, COST_TITLES[view.cost]))
+    made.update_xaxes(title=COST_TITLES[view.cost])
     made.update_yaxes(title=AXIS_TITLES[view.objective], automargin=True)
     if found:
-        made.update_yaxes(range=frame.range, uirevision=f"{view.objective}/{view.zoom}")
+        made.update_yaxes(
+            range=frame.range, uirevision=f"{view.objective}/{view.cost}/{view.zoom}"
+        )
     if view.objective == "accuracy":
         made.update_yaxes(tickformat=".0%")
+
+
+def _budget_line(made: go.Figure, budget_bytes: int) -> None:
+    made.add_vline(
+        x=budget_bytes,
+        line={"color": palette.MUTED, "dash": "dash", "width": 1.5},
+        annotation={
+            "text": f"budget {format_bytes(budget_bytes)}",
+            "font": {"size": 11},
+            "yanchor": "bottom",
+            "xanchor": "left",
+            "y": 0.0,
+            "yref": "paper",
+            "textangle": 0,
+        },
+    )

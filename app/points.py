@@ -11,6 +11,8 @@ from app import wording
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.record import RunRecord, Trial
+from qpruner_core.errors import NotReadyError
+from qpruner_core.search.costs import cost_of
 from qpruner_core.search.pareto import badness, non_dominated
 
 PLAN, BASELINE, REFERENCE = "plan", "baseline", "reference"
@@ -104,11 +106,20 @@ def loss_at_16_bit(record: RunRecord) -> float:
     return record.prune.after.loss if record.prune is not None else 0.0
 
 
-def front_of(points: Sequence[Point], objective: str) -> list[Point]:
-    """Return the non-dominated among points that carry a plan, by ascending bytes."""
-    carried = [point for point in points if point.plan is not None]
-    pairs = [(float(p.metrics.weight_bytes), badness(p.metrics, objective)) for p in carried]
-    return [carried[index] for index in non_dominated(pairs)]
+def across(point: Point, cost: str) -> float | None:
+    """Return what a point costs, as in `SearchSpec.cost`; None where that was not measured."""
+    try:
+        return cost_of(point.metrics, cost)
+    except NotReadyError:
+        return None
+
+
+def front_of(points: Sequence[Point], objective: str, cost: str = "weight_bytes") -> list[Point]:
+    """Return the non-dominated among points that carry a plan, by ascending cost."""
+    carried = [(point, across(point, cost)) for point in points if point.plan is not None]
+    known = [(point, at) for point, at in carried if at is not None]
+    pairs = [(at, badness(point.metrics, objective)) for point, at in known]
+    return [known[index][0] for index in non_dominated(pairs)]
 
 
 def best_under(points: Sequence[Point], budget_bytes: int, objective: str) -> Point | None:
