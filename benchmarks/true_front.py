@@ -24,8 +24,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
 
-ROOT = Path(__file__).resolve().parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import form
 import numpy as np
@@ -34,7 +33,7 @@ from numpy.typing import NDArray
 
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.plan import PrecisionPlan
-from qpruner_core.domain.record import RunRecord
+from qpruner_core.domain.record import QuantizationOutcome, RunRecord
 from qpruner_core.domain.spec import ImportanceSpec, ModelSpec, PruningSpec, RunSpec, SearchSpec
 from qpruner_core.evaluation.perplexity import text_loss
 from qpruner_core.models.device import pick_device
@@ -44,7 +43,7 @@ from qpruner_core.pipeline.materials import Materials
 from qpruner_core.quantization.bank import Bank
 from qpruner_core.store.records import RunStore
 
-TABLE = ROOT / "true_front.npz"
+TABLE = Path(__file__).resolve().parent / "true_front.npz"
 PRECISIONS = ("nf4", "int8")
 """What a layer may get; bit l of a plan's index (layer 0 is the most significant) chooses."""
 RATIO = 0.2
@@ -60,6 +59,15 @@ class Subject:
 
     record: RunRecord
     materials: Materials
+    line: Line
+
+    def signals(self) -> QuantizationOutcome:
+        """Measure sensitivities and mutual information as the product does."""
+        self.line.step("quantize")
+        found = self.line.record().quantize
+        if found is None:
+            raise RuntimeError("the quantising step has left no outcome")
+        return found
 
     @property
     def layout(self) -> ModelLayout:
@@ -72,13 +80,12 @@ class Subject:
         return self.materials.corpus().heldout
 
 
-def pruned_demo(home: Path, source: str = "demo", quick: bool = False) -> Subject:
+def pruned_demo(home: Path, source: str = "demo") -> Subject:
     """Return a model pruned by the product's own line, with its defaults.
 
     Args:
         home: Empty folder for the run.
         source: The model.
-        quick: Whether a tenth of the text will do.
     """
     spec = RunSpec(
         model=ModelSpec(source=source),
@@ -94,8 +101,10 @@ def pruned_demo(home: Path, source: str = "demo", quick: bool = False) -> Subjec
     line.begin(spec, steps)
     for step in steps:
         line.step(step)
-    materials = Materials(line.record, device, lambda artifact: store.read_arrays(run_id, artifact))
-    return Subject(line.record(), materials)
+    materials = Materials(
+        line.record, device, lambda artifact: store.read_arrays(run_id, artifact)
+    )
+    return Subject(line.record(), materials, line)
 
 
 def plan_of(layout: ModelLayout, index: int) -> PrecisionPlan:

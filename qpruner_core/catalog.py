@@ -26,6 +26,28 @@ _AGGREGATION = Option(
     help="Take magnitudes weight by weight, or of the sum over all weights of a unit.",
 )
 
+_N_SAMPLES = Option(
+    "n_samples", default=1024, low=64, high=65536, help="Token positions sampled."
+)
+_INFORMATION: dict[str, object] = {
+    "scores": "layers",
+    "needs": "activations",
+    "streams": False,
+    "takes_seed": True,
+    "unit": "nats",
+}
+
+
+def _n_components(default: int) -> Option:
+    return Option(
+        "n_components",
+        default=default,
+        low=1,
+        high=32,
+        help="Dimensions kept of the layer output.",
+    )
+
+
 CRITERIA: Registry[Any] = Registry(
     "importance criterion",
     Entry(
@@ -95,22 +117,43 @@ CRITERIA: Registry[Any] = Registry(
         "QPruner paper.",
         target="qpruner_core.importance.mutual_information:MutualInformation",
         options=(
+            _n_components(4),
+            Option("n_neighbors", default=3, low=1, high=20, help="Neighbours of the estimator."),
+            _N_SAMPLES,
+        ),
+        facts=_INFORMATION,
+    ),
+    Entry(
+        name="mutual_information_binned",
+        title="Mutual information, binned",
+        summary="I(layer output; model prediction) by counting in bins of equal numbers, cleaned "
+        "of what chance adds.",
+        target="qpruner_core.importance.mutual_information_binned:BinnedInformation",
+        options=(
+            _n_components(2),
+            Option("n_bins", default=8, low=2, high=64, help="Bins per dimension."),
+            _N_SAMPLES,
+        ),
+        facts=_INFORMATION,
+    ),
+    Entry(
+        name="mutual_information_gaussian",
+        title="Mutual information, Gaussian",
+        summary="I(layer output; log-probabilities of the prediction) in closed form from their "
+        "correlations. The fastest.",
+        target="qpruner_core.importance.mutual_information_gaussian:GaussianInformation",
+        options=(
+            _n_components(16),
             Option(
-                "n_components",
-                default=4,
+                "n_outputs",
+                default=8,
                 low=1,
                 high=32,
-                help="Dimensions kept of the layer output.",
+                help="Dimensions kept of the prediction.",
             ),
-            Option("n_neighbors", default=3, low=1, high=20, help="Neighbours of the estimator."),
-            Option("n_samples", default=1024, low=64, high=65536, help="Token positions sampled."),
+            _N_SAMPLES,
         ),
-        facts={
-            "scores": "layers",
-            "needs": "activations",
-            "streams": False,
-            "takes_seed": True,
-        },
+        facts=_INFORMATION,
     ),
     Entry(
         name="block_influence",
@@ -123,7 +166,7 @@ CRITERIA: Registry[Any] = Registry(
 """Facts: ``scores`` is ``units`` or ``layers``; ``needs`` is ``weights``, ``gradients``,
 ``inputs`` (moments of what enters output projections) or ``activations``; ``streams`` says whether
 one layer at a time in memory is enough; ``takes_seed`` whether the target is called with a
-``seed`` beside its options.
+``seed`` beside its options; ``unit`` the unit of its values, where they have one.
 """
 
 ARCHITECTURES: Registry[Architecture] = Registry(
@@ -292,6 +335,38 @@ _N_STARTUP = Option(
 STRATEGIES: Registry[Callable[..., Any]] = Registry(
     "search strategy",
     Entry(
+        name="refit",
+        title="Predicted front, refitted",
+        summary="Measures plans of the predicted front, refits the cost of every layer on them, "
+        "and solves the front anew for every trial.",
+        target="qpruner_core.search.refit:Refit",
+        options=(
+            Option(
+                "draws",
+                default=3,
+                low=0,
+                high=32,
+                help="Fronts solved for draws of the believed costs, beside the expected ones.",
+            ),
+            Option(
+                "rounds",
+                default=3,
+                low=0,
+                high=16,
+                help="Rounds in which neighbours of the best candidates are looked at.",
+            ),
+        ),
+        facts={"kind": "allocator", "seeded": False},
+    ),
+    Entry(
+        name="front",
+        title="Predicted front alone",
+        summary="Measures plans of the predicted front, spread over the bytes, and learns "
+        "nothing from them.",
+        target="qpruner_core.search.predicted:Predicted",
+        facts={"kind": "allocator", "seeded": False},
+    ),
+    Entry(
         name="gp_seeded",
         title="Gaussian process from the predicted front",
         summary="Measures points of the predicted front first, then lets a Gaussian process "
@@ -372,6 +447,20 @@ def precision_formats() -> dict[str, PrecisionFormat]:
     return formats
 
 
+def check_layer_signal(name: str) -> None:
+    """Refuse a criterion that scores units where a signal per layer is asked for.
+
+    Raises:
+        UnknownNameError: It has no entry.
+        BadInputError: It scores units.
+    """
+    if CRITERIA.entry(name).facts["scores"] != "layers":
+        raise BadInputError(
+            f"A signal per layer was asked of {name!r}, which scores units. Choose one of "
+            f"{', '.join(entry.name for entry in CRITERIA if entry.facts['scores'] == 'layers')}."
+        )
+
+
 def check_spec(spec: RunSpec) -> None:
     """Refuse names and options that no entry knows, before anything is computed.
 
@@ -388,6 +477,9 @@ def check_spec(spec: RunSpec) -> None:
             "Choose one "
             f"of {', '.join(e.name for e in CRITERIA if e.facts['scores'] == 'units')}."
         )
+    check_layer_signal(spec.search.information)
+    information = spec.importance.options.get(spec.search.information, {})
+    CRITERIA.options(spec.search.information, information)
     for name in spec.search.precisions:
         PRECISIONS.entry(name)
     STRATEGIES.options(spec.search.strategy, spec.search.options)
