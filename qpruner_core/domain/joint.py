@@ -49,3 +49,8 @@ def composed(dense: ModelLayout, levels: Sequence[Level], chosen: Sequence[int])
     shapes = {levels[index].plan.shape for index in chosen}
     is_uniform = len(set(chosen)) == 1 and shapes == {"uniform"}
     return PruningPlan(kept=kept, shape="uniform" if is_uniform else "per-layer")
+
+
+def removed_share(dense: ModelLayout, pruned: ModelLayout) -> float:
+    """Return the share of all parameters that is removed; in [0, 1)."""
+    return 1.0 - pruned.parameters / dense.parameters

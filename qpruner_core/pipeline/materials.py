@@ -6,7 +6,7 @@ and a worker that was killed builds the same models again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from time import perf_counter
 
@@ -16,6 +16,7 @@ import torch
 from qpruner_core.catalog import precision_formats
 from qpruner_core.data import Corpus, load_corpus
 from qpruner_core.domain.footprint import plan_bytes
+from qpruner_core.domain.joint import Level
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.plan import PrecisionPlan, PruningPlan
 from qpruner_core.domain.record import PruningOutcome, RunRecord
@@ -23,9 +24,11 @@ from qpruner_core.errors import NotReadyError
 from qpruner_core.evaluation import Suite, build_suite
 from qpruner_core.models.device import Device
 from qpruner_core.models.loader import LoadedModel, load
+from qpruner_core.pipeline.joint import level_models, pruning_of
 from qpruner_core.pruning.compensation import round_biases_
 from qpruner_core.pruning.surgery import prune_
 from qpruner_core.quantization.bank import Bank
+from qpruner_core.quantization.level_bank import LevelBank
 
 DENSE = "dense"
 """State of a model whose units are all there."""
@@ -41,7 +44,9 @@ def bytes_16_bit(layout: ModelLayout) -> int:
 
 
 class Materials:
-    """The dense or the pruned model of one run with its data; one model at a time."""
+    """The dense or the pruned model of one run with its data; one model at a time, but for the
+    bank of a joint search, which holds the decoder layers of every level.
+    """
 
     def __init__(
         self, record: Callable[[], RunRecord], device: Device, read_arrays: ReadArrays
@@ -51,7 +56,7 @@ class Materials:
         self._read_arrays = read_arrays
         self._model: LoadedModel | None = None
         self._model_key: object = None
-        self._bank: Bank | None = None
+        self._bank: Bank | LevelBank | None = None
         self._bank_key: object = None
         self._corpus: Corpus | None = None
         self._suites: dict[str, Suite] = {}
@@ -88,43 +93,93 @@ class Materials:
         """
         self._keep((plan, artifact), lambda: self._carry_out(plan, biases or {}))
 
-    def pruned(self) -> LoadedModel:
-        """Return the model with the record's pruning plan carried out, at 16 bit.
+    def pruned(self, levels: Sequence[int] = ()) -> LoadedModel:
+        """Return the pruned model at 16 bit.
+
+        Args:
+            levels: Of a plan of a joint search, the level of every layer (`PrecisionPlan.levels`);
+                empty: as the run was pruned.
 
         Raises:
-            NotReadyError: The run has not been pruned.
+            NotReadyError: The run has not been pruned, or knows no such levels.
         """
         outcome = self._outcome()
         if self._bank is not None:
             self._bank.restore()
-        return self._keep(
-            (outcome.plan, outcome.biases),
-            lambda: self._carry_out(outcome.plan, self._stored_biases(outcome)),
-        )
+        if not levels:
+            return self._keep(
+                (outcome.plan, outcome.biases),
+                lambda: self._carry_out(outcome.plan, self._stored_biases(outcome)),
+            )
+        plan = self.pruning(levels)
+        return self._keep((plan, ""), lambda: self._carry_out(plan, {}))
+
+    def pruning(self, levels: Sequence[int] = ()) -> PruningPlan:
+        """Return what is removed: by the run's own pruning, or that of a joint plan's levels."""
+        outcome = self._outcome()
+        if not levels:
+            return outcome.plan
+        return pruning_of(self._dense_layout(), outcome, self._levels(), levels)
 
     def current(self) -> LoadedModel:
         """Return the model in memory as it is, dense or pruned; the dense one if there is none."""
         return self._model if self._model is not None else self.dense()
 
-    def bank(self, precisions: tuple[str, ...]) -> Bank:
-        """Return the bank of the pruned model: every Linear quantised once per precision."""
-        model = self.pruned()
+    def bank(self, precisions: tuple[str, ...], levels: Sequence[int] = ()) -> Bank:
+        """Return the bank of one pruned model: every Linear quantised once per precision.
+
+        Args:
+            precisions: Catalogue names.
+            levels: As for `pruned`.
+        """
+        model = self.pruned(levels)
         key = (self._model_key, tuple(sorted(precisions)))
-        if self._bank is None or self._bank_key != key:
+        if not isinstance(self._bank, Bank) or self._bank_key != key:
             self._bank = None
-            self._bank = Bank(model.model, self.layout(), precisions, self._device)
+            self._bank = Bank(model.model, self.layout(levels), precisions, self._device)
             self._bank_key = key
         return self._bank
 
-    def take_pruned(self) -> LoadedModel:
-        """Hand the pruned model over for good: the next step builds its own."""
-        model = self.pruned()
+    def search_bank(
+        self, precisions: tuple[str, ...], levels: Sequence[Level]
+    ) -> Bank | LevelBank:
+        """Return the bank that measures the plans of a search.
+
+        That of a joint search holds the decoder layers of every level, with their candidates, in
+        the place of those of one model; `pruned` finds level 0 in it.
+
+        Args:
+            precisions: Catalogue names.
+            levels: All levels of a joint search; empty for any other.
+        """
+        if not levels:
+            return self.bank(precisions)
+        key = (self._record().spec.model, tuple(levels), tuple(sorted(precisions)))
+        if not isinstance(self._bank, LevelBank) or self._bank_key != key:
+            dense = self.dense()
+            # From here on, what is in memory is neither the dense model nor a pruned one.
+            self._forget()
+            models = level_models(dense, levels)
+            layouts = [level.layout for level in levels]
+            bank = LevelBank((m.model for m in models), layouts, precisions, self._device)
+            outcome = self._outcome()
+            self._model = replace(dense, model=bank.model)
+            self._model_key = (self._record().spec.model, (outcome.plan, outcome.biases))
+            self._bank, self._bank_key = bank, key
+        return self._bank
+
+    def take_pruned(self, levels: Sequence[int] = ()) -> LoadedModel:
+        """Hand a pruned model over for good, as `pruned` gives it: the next step builds its
+        own.
+        """
+        model = self.pruned(levels)
         self._forget()
         return model
 
-    def layout(self) -> ModelLayout:
-        """Return the layout of the pruned model."""
-        return self._outcome().layout
+    def layout(self, levels: Sequence[int] = ()) -> ModelLayout:
+        """Return the layout of a pruned model, as `pruned` gives it."""
+        own = self._outcome().layout
+        return self._dense_layout().pruned(self.pruning(levels)) if levels else own
 
     def corpus(self) -> Corpus:
         """Return texts and tasks as token ids, with as many items as the run evaluates."""
@@ -186,6 +241,16 @@ class Materials:
                 "all."
             )
         return outcome
+
+    def _levels(self) -> tuple[Level, ...]:
+        found = self._record().quantize
+        return found.levels if found is not None else ()
+
+    def _dense_layout(self) -> ModelLayout:
+        card = self._record().load
+        if card is None:
+            raise NotReadyError("This run has no model yet. Run its loading step first.")
+        return card.layout
 
     def _load(self) -> LoadedModel:
         self._forget()

@@ -27,7 +27,7 @@ from qpruner_core.quantization.shapes import check_shapes
 if TYPE_CHECKING:
     from qpruner_core.models.device import Device
 
-_SHARE_FOR_CANDIDATES = 0.6
+SHARE_FOR_CANDIDATES = 0.6
 """Share of the free device memory for candidates; activations and caches need the rest."""
 
 
@@ -149,7 +149,7 @@ class Bank:
         self.device = device
         names = [linear.name for linear in layout.linears]
         self._shown: dict[str, str | None] = dict.fromkeys(names)
-        self._other_bytes = _bytes_beside(model, names)
+        self._other_bytes = bytes_beside(model, names)
         if packed or (packed is None and device.kind == "cuda"):
             crowded = _is_crowded(layout, precisions, device) if on_host is None else on_host
             host = torch.device("cpu") if crowded else None
@@ -170,9 +170,23 @@ class Bank:
             BadInputError: The plan leaves out a Linear, names a strange one, or names a
                 precision that is not in this bank; the model is unchanged then.
         """
-        self._check(plan)
+        self.check(plan)
         for name, precision in plan.precisions.items():
             self._show(name, precision)
+
+    def check(self, plan: PrecisionPlan) -> None:
+        """Refuse a plan that is not for this bank.
+
+        Raises:
+            BadInputError: As for `apply`.
+        """
+        chosen = plan.precisions
+        if chosen.keys() != self._shown.keys() or not set(chosen.values()) <= set(self.precisions):
+            self._refuse(chosen)
+
+    def linear_bytes(self, name: str, precision: str) -> int:
+        """Return the bytes of one Linear's candidate as packed, without its bias."""
+        return self._slots[name].packed_bytes(precision)
 
     def packed_bytes(self, plan: PrecisionPlan) -> int:
         """Return the bytes of the model under a plan: counted on packed weights, the rest at 16
@@ -183,8 +197,8 @@ class Bank:
         Raises:
             BadInputError: As for `apply`.
         """
-        self._check(plan)
-        weights = (self._slots[name].packed_bytes(p) for name, p in plan.precisions.items())
+        self.check(plan)
+        weights = (self.linear_bytes(name, p) for name, p in plan.precisions.items())
         return self._other_bytes + sum(weights)
 
     def set(self, linear_name: str, precision: str | None) -> None:
@@ -208,11 +222,6 @@ class Bank:
             self._slots[name].show(precision)
             self._shown[name] = precision
 
-    def _check(self, plan: PrecisionPlan) -> None:
-        chosen = plan.precisions
-        if chosen.keys() != self._shown.keys() or not set(chosen.values()) <= set(self.precisions):
-            self._refuse(chosen)
-
     def _refuse(self, chosen: Mapping[str, str | None]) -> None:
         strange = sorted(chosen.keys() - self._shown.keys())
         missing = sorted(self._shown.keys() - chosen.keys())
@@ -226,8 +235,13 @@ class Bank:
         )
 
 
-def _bytes_beside(model: nn.Module, names: list[str]) -> int:
-    """Return the bytes at 16 bit of all parameters but the Linears' weights; tied ones once."""
+def bytes_beside(model: nn.Module, names: list[str]) -> int:
+    """Return the bytes at 16 bit of all parameters but the Linears' weights; tied ones once.
+
+    Args:
+        model: A model, or a part of one.
+        names: Its Linears of the decoder layers, by their names inside it.
+    """
     weights = {id(cast("nn.Linear", model.get_submodule(name)).weight) for name in names}
     others = (p.numel() for p in model.parameters() if id(p) not in weights)
     return BYTES_16_BIT * sum(others)
@@ -242,4 +256,4 @@ def _is_crowded(layout: ModelLayout, precisions: tuple[str, ...], device: Device
         formats[name].linear_bytes(linear) for name in precisions for linear in layout.linears
     )
     free, _ = torch.cuda.mem_get_info(device.torch)
-    return needed > _SHARE_FOR_CANDIDATES * free
+    return needed > SHARE_FOR_CANDIDATES * free
