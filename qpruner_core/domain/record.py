@@ -28,6 +28,10 @@ STRICT = {"extra": "forbid"}
 FIRST_BY_HAND = 1_000_000
 """Number of the first plan made by hand: beyond any study, so that numbers never change hands."""
 
+MEASURED = "measured-"
+"""Beginning of the names of stored values that each hold what was measured of one plan, whichever
+study asked; a copy of a run takes them along."""
+
 STEPS = ("load", "score", "prune", "quantize", "evaluate", "search", "recover", "export")
 """The line, in order; each is a slot of the record."""
 
@@ -274,6 +278,9 @@ class SearchOutcome:
     """Numbers of the non-dominated among baselines and trials, by ascending bytes."""
     chosen: int
     """Number of the chosen plan: the best under the budget until a person picks another."""
+    remarks: tuple[str, ...] = ()
+    """Sentences for the person, such as that the evaluation text is too small to tell plans
+    apart, or why the search ended early."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

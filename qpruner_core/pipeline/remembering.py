@@ -1,0 +1,69 @@
+"""No plan is measured twice in a run: what was measured answers, whichever study asks.
+
+Every measured plan is a value of its own in the run's folder, named after what its numbers depend
+on (`fingerprint.Fingerprints.measured`) and after the plan, so that workers never write the same
+file with different content, and a copy of the run takes what was measured along.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import ClassVar
+
+from qpruner_core.domain.metrics import Metrics
+from qpruner_core.domain.plan import PrecisionPlan
+from qpruner_core.domain.record import MEASURED
+from qpruner_core.store.records import RunStore
+
+STRICT = {"extra": "forbid"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """What was measured of one plan."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+
+    key: str
+    """`PrecisionPlan.key` of the plan."""
+    study: str
+    """Name of the study it was measured for."""
+    metrics: Metrics | None
+    """None where the plan was stopped on a part of the text."""
+    sequence_losses: tuple[float, ...]
+    """Loss of every sequence that was read; nats per token."""
+
+
+class Remembered:
+    """What was measured under one key, plan by plan."""
+
+    def __init__(self, store: RunStore, run_id: str, key: str) -> None:
+        self._store, self._run_id, self._key = store, run_id, key
+        self._whole: dict[str, Kept] = {}
+
+    def read(self, plan: PrecisionPlan) -> Kept | None:
+        """Return what was measured of a plan; None where nothing was."""
+        known = self._whole.get(plan.key)
+        if known is None:
+            known = self._store.read_value(self._run_id, self._name(plan), Kept)
+            if known is not None and known.key != plan.key:
+                return None
+            if known is not None and known.metrics is not None:
+                self._whole[plan.key] = known
+        return known
+
+    def losses(self, plan: PrecisionPlan) -> tuple[float, ...]:
+        """Return the loss of every sequence of a plan that was measured in full, else nothing."""
+        known = self.read(plan)
+        return known.sequence_losses if known is not None and known.metrics is not None else ()
+
+    def write(self, plan: PrecisionPlan, kept: Kept) -> None:
+        """Keep what was measured of a plan."""
+        self._store.write_value(self._run_id, self._name(plan), kept)
+        if kept.metrics is not None:
+            self._whole[plan.key] = kept
+
+    def _name(self, plan: PrecisionPlan) -> str:
+        digest = hashlib.sha256(plan.key.encode()).hexdigest()[:16]
+        return f"{MEASURED}{self._key}-{digest}"
