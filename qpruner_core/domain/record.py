@@ -224,7 +224,9 @@ class QuantizationOutcome:
     loss_16_bit: float
     """Loss of the pruned 16-bit model on the sensitivity batches; nats per token."""
     mutual_information: tuple[float, ...]
-    """I(X_l; Y) per layer of the pruned model; nats, >= 0."""
+    """The layer signal of `SearchSpec.information` for the pruned model, by default I(X_l; Y); nats
+    where it is an information, >= 0.
+    """
     device: str
     levels: tuple[Level, ...] = ()
     """Of a joint search: the run's own pruning first, then one for every further ratio, ascending.
@@ -233,6 +235,11 @@ class QuantizationOutcome:
     seconds_beside: float = 0.0
     """Time of everything but the Linears for one generated token; 0 where latency was not asked
     for.
+    """
+    information_stability: float | None = None
+    """Mean Spearman correlation between the layer rankings that two random halves of the sampled
+    positions give; in [-1, 1]. None where the signal draws no positions, with one layer, and in
+    records from before it was measured.
     """
 
 
@@ -389,7 +396,7 @@ class RunRecord:
         """
         usual = asdict(SearchSpec())
         asked = asdict(replace(search, n_trials=1, memory_budget="", patience=0))
-        later = ("cost", "signal", "patience", "rungs", "joint", "ratios")
+        later = ("cost", "signal", "information", "patience", "rungs", "joint", "ratios")
         return {k: v for k, v in asked.items() if k not in later or v != usual[k]}
 
     def _cut(self) -> object:

@@ -238,6 +238,10 @@ class SearchSpec:
     """Which sensitivities the predicted front adds up: ``"loss"`` or ``"kl"`` (divergence from the
     16-bit model's predictions).
     """
+    information: str = "mutual_information"
+    """Catalogue name of the layer signal by which QPruner-2 spends its budget; its options are
+    those of the importance spec.
+    """
     strategy: str = "gp_seeded"
     """Catalogue name."""
     options: Mapping[str, bool | int | float | str] = field(default_factory=dict)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from qpruner_core.importance.scoring import Scores, layer_signal, score, table
+from qpruner_core.importance.stability import MeasuredSignal, measured_signal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +24,16 @@ if TYPE_CHECKING:
     from qpruner_core.models.coupled import CoupledGroup
     from qpruner_core.models.inputs import InputStats
 
-__all__ = ["LayerSignal", "Scores", "UnitCriterion", "layer_signal", "score", "table"]
+__all__ = [
+    "LayerSignal",
+    "MeasuredSignal",
+    "Scores",
+    "UnitCriterion",
+    "layer_signal",
+    "measured_signal",
+    "score",
+    "table",
+]
 
 
 class UnitCriterion(Protocol):

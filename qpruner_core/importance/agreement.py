@@ -28,7 +28,7 @@ def agreement(unit_scores: Scored, kinds: Mapping[str, str]) -> tuple[Agreement,
         kinds: Group name -> kind of unit.
     """
     ranked = {
-        criterion: {name: _standard_ranks(values) for name, values in groups.items()}
+        criterion: {name: standard_ranks(values) for name, values in groups.items()}
         for criterion, groups in unit_scores.items()
     }
     return tuple(
@@ -43,7 +43,7 @@ def agreement(unit_scores: Scored, kinds: Mapping[str, str]) -> tuple[Agreement,
     )
 
 
-def _standard_ranks(values: NDArray[Any]) -> NDArray[np.float64]:
+def standard_ranks(values: NDArray[Any]) -> NDArray[np.float64]:
     """Return ranks (n_units,) about their mean, of Euclidean length 1; NaN where all are tied."""
     _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
     ranks = (counts.cumsum() - (counts - 1) / 2)[place]

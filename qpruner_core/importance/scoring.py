@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from qpruner_core.catalog import CRITERIA
+from qpruner_core.catalog import CRITERIA, check_layer_signal
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.progress import OnProgress, Progress, silent
 from qpruner_core.domain.record import Agreement, ImportanceCell
 from qpruner_core.domain.spec import ImportanceSpec
-from qpruner_core.errors import BadInputError, NonFiniteLossError
+from qpruner_core.errors import NonFiniteLossError
 from qpruner_core.importance.agreement import agreement
 from qpruner_core.importance.freeing import Freeing
 from qpruner_core.importance.passes import (
@@ -134,12 +134,9 @@ def layer_signal(
     Raises:
         NonFiniteLossError: An activation is not finite.
         BadInputError: The criterion scores units, not layers.
+        UnknownNameError: It has no entry.
     """
-    if CRITERIA.entry(name).facts["scores"] != "layers":
-        raise BadInputError(
-            f"A signal per layer was asked of {name!r}, which scores units. Choose one of "
-            f"{', '.join(entry.name for entry in CRITERIA if entry.facts['scores'] == 'layers')}."
-        )
+    check_layer_signal(name)
     spec = ImportanceSpec(criteria=(name,), options={name: options or {}}, seed=seed)
     return score(model, layout, ids, spec).layer_scores[name]
 

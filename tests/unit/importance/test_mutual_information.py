@@ -6,11 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from qpruner_core.importance.mutual_information import (
-    MutualInformation,
-    frequent_classes,
-    standard_components,
-)
+from qpruner_core.importance.information import frequent_classes, standard_components
+from qpruner_core.importance.mutual_information import MutualInformation
 
 H = 12
 
@@ -78,7 +75,16 @@ def test_components_are_standard_and_uncorrelated(rng):
 
 
 def test_fewer_components_come_back_when_there_are_fewer_samples(rng):
-    assert standard_components(rng.normal(size=(3, H)), 8, seed=0).shape == (3, 3)
+    assert standard_components(rng.normal(size=(3, H)), 8, seed=0).shape == (3, 2)
+
+
+def test_rounding_noise_is_no_component(rng):
+    plane = (rng.normal(size=(300, 2)) @ rng.normal(size=(2, H)) + 30).astype(np.float32)
+    assert standard_components(plane, 8, seed=0).shape == (300, 2)
+
+
+def test_states_that_are_all_equal_hold_nothing(rng):
+    assert information(np.full((200, H), 0.1), rng.integers(0, 3, 200)) < 0.1
 
 
 def test_rare_tokens_share_the_last_class():

@@ -134,7 +134,7 @@ def test_signals_answer_for_a_pruned_model_too(tiny_model, tiny_layout, ids):
 
 
 def test_a_unit_criterion_is_no_layer_signal(tiny_model, tiny_layout, ids):
-    with pytest.raises(BadInputError, match="mutual_information, block_influence"):
+    with pytest.raises(BadInputError, match="mutual_information_gaussian, block_influence"):
         layer_signal("taylor", tiny_model, tiny_layout, ids)
 
 
