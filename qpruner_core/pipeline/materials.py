@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from time import perf_counter
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -29,6 +30,9 @@ from qpruner_core.pruning.compensation import round_biases_
 from qpruner_core.pruning.surgery import prune_
 from qpruner_core.quantization.bank import Bank
 from qpruner_core.quantization.level_bank import LevelBank
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 DENSE = "dense"
 """State of a model whose units are all there."""
@@ -163,7 +167,7 @@ class Materials:
             layouts = [level.layout for level in levels]
             bank = LevelBank((m.model for m in models), layouts, precisions, self._device)
             outcome = self._outcome()
-            self._model = replace(dense, model=bank.model)
+            self._model = replace(dense, model=cast("PreTrainedModel", bank.model))
             self._model_key = (self._record().spec.model, (outcome.plan, outcome.biases))
             self._bank, self._bank_key = bank, key
         return self._bank
