@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 import plotly.graph_objects as go
 
-from app import charts_base, palette
+from app import charts_base, palette, wording
 from qpruner_core.catalog import PRECISIONS, precision_formats
 from qpruner_core.domain.footprint import format_bytes
 from qpruner_core.domain.layout import LinearLayout, ModelLayout
@@ -16,11 +16,19 @@ from qpruner_core.domain.plan import PrecisionPlan
 N_NAMED_LAYERS = 16
 """Up to so many layers every cell also spells its precision."""
 
+PRUNED = "pruned"
+"""Name of the row with the pruning ratio of every layer."""
+
 Cells = dict[tuple[int, str], list[LinearLayout]]
 """Layer and row of the map -> its Linears: one, or those that all experts have."""
 
 
-def layer_map(layout: ModelLayout, plan: PrecisionPlan, marked: Collection[str] = ()) -> go.Figure:
+def layer_map(
+    layout: ModelLayout,
+    plan: PrecisionPlan,
+    marked: Collection[str] = (),
+    ratios: Sequence[float] = (),
+) -> go.Figure:
     """Return layers across and Linears down, one colour per precision; names in the cells where
     they fit. The experts of a layer share a cell, in the colour that most of them have.
 
@@ -29,9 +37,10 @@ def layer_map(layout: ModelLayout, plan: PrecisionPlan, marked: Collection[str] 
         plan: What is shown.
         marked: Linears whose cells are ringed, such as those that another plan gives another
             precision.
+        ratios: Pruning ratio of every layer of a plan of a joint search, drawn as a row above.
     """
     cells = _cells(layout)
-    rows = list(dict.fromkeys(row for _, row in cells))
+    rows = [*([PRUNED] if ratios else []), *dict.fromkeys(row for _, row in cells)]
     most = {key: _most_common(linears, plan) for key, linears in cells.items()}
     made = charts_base.figure(64 + 30 * len(rows))
     for name in (name for name in PRECISIONS.names() if name in set(most.values())):
@@ -54,6 +63,8 @@ def layer_map(layout: ModelLayout, plan: PrecisionPlan, marked: Collection[str] 
                 hoverinfo="text",
             )
         )
+    if ratios:
+        made.add_trace(_ratio_row(ratios))
     ringed = [key for key, linears in cells.items() if any(li.name in marked for li in linears)]
     if ringed:
         made.add_trace(_rings(ringed, rows))
@@ -74,6 +85,28 @@ def layer_map(layout: ModelLayout, plan: PrecisionPlan, marked: Collection[str] 
         automargin=True,
     )
     return made
+
+
+def _ratio_row(ratios: Sequence[float]) -> go.Bar:
+    """Return the uppermost row: how much of every layer was pruned, greyer for more."""
+    words = [wording.percent(ratio, 0) for ratio in ratios]
+    shades = [f"rgba(139, 152, 169, {0.12 + 0.6 * ratio:.3f})" for ratio in ratios]
+    return go.Bar(
+        x=list(range(len(ratios))),
+        y=[0.86] * len(ratios),
+        base=[-0.43] * len(ratios),
+        width=0.9,
+        name="pruned",
+        marker={"color": shades, "line": {"width": 0}},
+        text=words if len(ratios) <= N_NAMED_LAYERS else [""] * len(ratios),
+        textposition="inside",
+        insidetextanchor="middle",
+        textangle=0,
+        textfont={"size": 11},
+        hovertext=[f"layer {i}: pruned by {word}" for i, word in enumerate(words)],
+        hoverinfo="text",
+        showlegend=False,
+    )
 
 
 def _rings(keys: Sequence[tuple[int, str]], rows: Sequence[str]) -> go.Bar:

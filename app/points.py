@@ -5,7 +5,7 @@ of recovery.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from app import wording
 from qpruner_core.domain.metrics import Metrics
@@ -32,6 +32,9 @@ class Point:
     """``"plan"``, ``"baseline"`` or ``"reference"``."""
     metrics: Metrics
     plan: PrecisionPlan | None
+    pruned: float | None = None
+    """Pruning ratio of the model that was measured, its mean over layers in a joint search; in
+    [0, 1), None where that is not known."""
 
     @property
     def key(self) -> str:
@@ -44,6 +47,21 @@ def trials_of(record: RunRecord) -> tuple[Trial, ...]:
     return () if record.search is None else (*record.search.baselines, *record.search.trials)
 
 
+def trial_name(number: int | None) -> str:
+    """Return how a trial is called that has no name of its own."""
+    return f"trial {number}"
+
+
+def ratio_of(record: RunRecord, plan: PrecisionPlan | None) -> float | None:
+    """Return the pruning ratio of the model that a plan was measured on, its mean over layers in a
+    joint search.
+    """
+    measured = record.quantize
+    if plan is not None and plan.levels and measured is not None and measured.levels:
+        return sum(measured.levels[level].ratio for level in plan.levels) / len(plan.levels)
+    return record.prune.spec.ratio if record.prune is not None else None
+
+
 def of_trials(record: RunRecord, trials: Iterable[Trial]) -> list[Point]:
     """Return the measured ones among trials as points."""
     run_name = record.spec.name or record.spec.model.source
@@ -52,10 +70,11 @@ def of_trials(record: RunRecord, trials: Iterable[Trial]) -> list[Point]:
             run_id=record.run_id,
             run_name=run_name,
             number=trial.number,
-            name=trial.name or f"trial {trial.number}",
+            name=trial.name or trial_name(trial.number),
             kind=BASELINE if trial.number < 0 else PLAN,
             metrics=trial.metrics,
             plan=trial.plan,
+            pruned=ratio_of(record, trial.plan),
         )
         for trial in trials
         if trial.metrics is not None
@@ -71,30 +90,37 @@ def of_run(record: RunRecord, trials: Iterable[Trial] | None = None) -> list[Poi
             holds.
     """
     found = of_trials(record, trials_of(record) if trials is None else trials)
-    named = {point.number: point.name for point in found}
+    return found + references(record, found)
+
+
+def references(record: RunRecord, found: Iterable[Point]) -> list[Point]:
+    """Return what stands beside the plans of a run: its dense model, and the recovered one.
+
+    Args:
+        record: The run.
+        found: Its plans, of which one was recovered.
+    """
+    recovered = record.recover if record.recover and record.recover.losses else None
+    trial = recovered.spec.trial if recovered is not None else None
+    name = next((point.name for point in found if point.number == trial), "plan")
     reference = [
-        (name, metrics)
-        for name, metrics in (
-            ("dense, 16 bit", record.prune.before if record.prune else None),
-            (
-                f"recovered {named.get(record.recover.spec.trial, 'plan')}"
-                if record.recover
-                else "",
-                record.recover.after if record.recover and record.recover.losses else None,
-            ),
+        ("dense, 16 bit", record.prune.before if record.prune else None, 0.0),
+        (f"recovered {name}", recovered.after if recovered is not None else None, None),
+    ]
+    return [
+        Point(
+            run_id=record.run_id,
+            run_name=record.spec.name or record.spec.model.source,
+            number=None,
+            name=words,
+            kind=REFERENCE,
+            metrics=metrics,
+            plan=None,
+            pruned=pruned,
         )
+        for words, metrics, pruned in reference
         if metrics is not None
     ]
-    blank = Point(
-        run_id=record.run_id,
-        run_name=record.spec.name or record.spec.model.source,
-        number=None,
-        name="",
-        kind=REFERENCE,
-        metrics=Metrics(loss=0.0, accuracy=0.0, weight_bytes=0, device=""),
-        plan=None,
-    )
-    return found + [replace(blank, name=name, metrics=metrics) for name, metrics in reference]
 
 
 def loss_at_16_bit(record: RunRecord) -> float:

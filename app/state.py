@@ -60,12 +60,20 @@ def picked(chart_key: str) -> str | None:
     """Return what was clicked in a chart (the point's ``customdata``); None when the click
     cleared it.
     """
+    found = all_picked(chart_key)
+    if not found:
+        return None
+    data = found[0]
+    return str(data[0] if isinstance(data, list | tuple) else data)
+
+
+def all_picked(chart_key: str) -> list[object]:
+    """Return the ``customdata`` of every point that was clicked or selected in a chart; empty when
+    the selection was cleared.
+    """
     event = st.session_state.get(chart_key)
     found = event["selection"]["points"] if event else []
-    if not found or "customdata" not in found[0]:
-        return None
-    data = found[0]["customdata"]
-    return str(data[0] if isinstance(data, list | tuple) else data)
+    return [point["customdata"] for point in found if "customdata" in point]
 
 
 def set_widget(key: str, value: object) -> None:

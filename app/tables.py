@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
+from math import nan
 
 import pandas as pd
 
-from app import line, points, wording
+from app import line, pairs, points, wording
+from app.clouds import Cloud
 from app.points import Point
 from qpruner_core.catalog import PRECISIONS, precision_formats
 from qpruner_core.domain.footprint import plan_bytes
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.plan import PrecisionPlan
-from qpruner_core.domain.record import STEPS, ModelCard, RunRecord
+from qpruner_core.domain.record import STEPS, ModelCard, RunRecord, Trial
 from qpruner_core.inspection import Fit, gpu_fits
 from qpruner_core.jobs import Job, WorkerInfo
 
 NOTHING = "-"
+ENDED_WORDS = {"failed": "failed", "stopped": "stopped early, dominated"}
+"""States of trials that gave no point of the front."""
 
 
 def runs(records: Sequence[RunRecord], jobs: Sequence[Job]) -> pd.DataFrame:
@@ -108,21 +113,66 @@ def _fit_words(fit: Fit) -> str:
     return "runs" if fit.runs else "too small"
 
 
-def measured(found: Iterable[Point]) -> pd.DataFrame:
+def measured(found: Sequence[Point]) -> pd.DataFrame:
     """Return one row per measured candidate."""
+    cloud = Cloud.of(found)
+    rows = {
+        "Run": [point.run_name for point in cloud],
+        "Plan": [point.name for point in cloud],
+        "Pruned": [
+            wording.percent(p.pruned, 0) if p.pruned is not None else NOTHING for p in cloud
+        ],
+        "Weights": [wording.size(size) for size in cloud.weight_bytes],
+        "Loss per token": [wording.nats(point.metrics.loss) for point in cloud],
+        "Accuracy": [wording.percent(point.metrics.accuracy) for point in cloud],
+        "Per generated token": [wording.milliseconds(seconds) for seconds in cloud.latency],
+        "Device": [point.metrics.device for point in cloud],
+    }
+    frame = pd.DataFrame(rows)
+    return frame.drop(columns=[n for n in frame if len(frame) and (frame[n] == NOTHING).all()])
+
+
+def ended_early(trials: Iterable[Trial], run: str) -> pd.DataFrame:
+    """Return one row per trial that failed or was stopped, with its reason.
+
+    Args:
+        trials: What a search has come to.
+        run: Name of its run.
+    """
     return pd.DataFrame(
         [
             {
-                "Run": point.run_name,
-                "Plan": point.name,
-                "Weights": wording.size(point.metrics.weight_bytes),
-                "Loss per token": wording.nats(point.metrics.loss),
-                "Accuracy": wording.percent(point.metrics.accuracy),
-                "Device": point.metrics.device,
+                "Run": run,
+                "Trial": trial.name or points.trial_name(trial.number),
+                "Ended": ENDED_WORDS[trial.state],
+                "Reason": trial.reason or "none was kept",
+                "Worker": trial.worker or NOTHING,
             }
-            for point in found
+            for trial in trials
+            if trial.state in ENDED_WORDS
         ]
     )
+
+
+def answer_differences(compared: Mapping[str, Metrics]) -> pd.DataFrame:
+    """Return one row per two plans that answered the same items: who is right more often, and
+    whether the items tell them apart.
+    """
+    rows = []
+    for (one, a), (other, b) in combinations(compared.items(), 2):
+        found = pairs.answers(b, a)
+        if found is not None:
+            rows.append(
+                {
+                    "Plans": f"{other} minus {one}",
+                    "Loss": f"{b.loss - a.loss:+.4f} nats",
+                    "Accuracy": wording.points(found.mean),
+                    "Standard error, paired": f"{100 * found.error:.1f} points",
+                    "Answered differently": f"{found.n_changed} of {found.n_items} items",
+                    "Told apart": "yes" if found.is_resolved else "no",
+                }
+            )
+    return pd.DataFrame(rows)
 
 
 def compare(columns: Mapping[str, Metrics]) -> pd.DataFrame:
@@ -137,6 +187,10 @@ def compare(columns: Mapping[str, Metrics]) -> pd.DataFrame:
             "Weights": wording.size(metrics.weight_bytes),
             "Reading": wording.speed(metrics.prefill_tokens_per_second),
             "Writing": wording.speed(metrics.decode_tokens_per_second),
+            "Per generated token": wording.milliseconds(_seconds_per_token(metrics)),
+            "Training memory, estimated": (
+                wording.size(metrics.training_bytes) if metrics.training_bytes else NOTHING
+            ),
             "Peak memory": wording.size(peak) if peak is not None else NOTHING,
             "Device": metrics.device,
         } | {
@@ -146,6 +200,11 @@ def compare(columns: Mapping[str, Metrics]) -> pd.DataFrame:
     # A row that no candidate fills says nothing.
     frame = pd.DataFrame(rows).fillna(NOTHING)
     return frame.loc[[any(v != NOTHING for v in row) for row in frame.to_numpy()]]
+
+
+def _seconds_per_token(metrics: Metrics) -> float:
+    speed = metrics.decode_tokens_per_second
+    return 1.0 / speed if speed else nan
 
 
 def _accuracy(metrics: Metrics) -> dict[str, str]:

@@ -11,6 +11,8 @@ from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.search.space import SearchSpace
 
 WHOLE = "whole layer"
+PRUNED = "pruned"
+"""Column with the pruning ratio of every layer, in a joint search."""
 
 
 def part_of(unit: str) -> str:
@@ -42,9 +44,16 @@ def to_table(space: SearchSpace, plan: PrecisionPlan) -> pd.DataFrame:
     return frame
 
 
-def to_plan(space: SearchSpace, table: pd.DataFrame) -> PrecisionPlan:
-    """Return the plan that an edited table states."""
-    return space.plan({unit: str(table.at[layer_of(unit), part_of(unit)]) for unit in space.units})
+def to_plan(space: SearchSpace, table: pd.DataFrame, levels: Sequence[int] = ()) -> PrecisionPlan:
+    """Return the plan that an edited table states.
+
+    Args:
+        space: What may be chosen.
+        table: As `to_table` made it, edited.
+        levels: Pruning level of every layer in a joint search; none for level 0 everywhere.
+    """
+    choices = {unit: str(table.at[layer_of(unit), part_of(unit)]) for unit in space.units}
+    return space.plan(choices, levels)
 
 
 def differing(layout: ModelLayout, plans: Sequence[PrecisionPlan]) -> frozenset[str]:

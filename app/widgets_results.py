@@ -1,39 +1,48 @@
-"""Pieces of the Results page: which runs and plans, the front that takes clicks, and plans edited
-by hand.
+"""Pieces of the Results page: which runs, the front that takes clicks, how fast it was reached,
+and what the search says of itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar, cast
 
-import pandas as pd
 import streamlit as st
 
 from app import (
     charts_front,
+    charts_hypervolume,
+    dashboards,
     forms_data,
     forms_search,
     points,
     services,
     state,
-    tables_plan,
+    tables,
     widgets,
+    widgets_compare_plans,
     wording,
 )
 from app.charts_front import FrontView
+from app.charts_hypervolume import Corner
+from app.clouds import Cloud, Floats
 from app.glossary import tip
 from app.points import Point
-from app.widgets import Figure
-from qpruner_core.catalog import PRECISIONS
-from qpruner_core.domain.footprint import bits_per_weight
-from qpruner_core.domain.plan import PrecisionPlan
+from app.widgets_compare_plans import FRONT
 from qpruner_core.domain.record import RunRecord
-from qpruner_core.domain.spec import OBJECTIVES
-from qpruner_core.search.knapsack import predict
+from qpruner_core.domain.spec import COSTS, OBJECTIVES
+from qpruner_core.errors import QPrunerError
 
-FRONT = "results/front"
-_WITH, _A, _B = "results/with", "results/a", "results/b"
-_FIRST_BASELINE = -1
+T = TypeVar("T")
+
+COST_WORDS = {
+    "weight_bytes": "Weights",
+    "training_memory": "Training memory",
+    "latency": "Latency",
+}
+N_ROWS = 500
+"""Rows of the table of all plans; with more of them the best are shown."""
+_WITH = "results/with"
 
 
 def runs_field(record: RunRecord, records: Sequence[RunRecord]) -> list[RunRecord]:
@@ -59,63 +68,76 @@ def _take_runs() -> None:
     state.select("with", ",".join(picked) if isinstance(picked, list) and picked else None)
 
 
-def objective_field(record: RunRecord) -> str:
-    """Ask what is weighed against memory."""
-    return str(
-        st.segmented_control(
-            "Weigh against memory",
+def cloud_of(record: RunRecord) -> Cloud:
+    """Return all points of a run, its plans made anew only when more of them are measured."""
+    trials = services.trials(record)
+    n_measured = sum(trial.metrics is not None for trial in trials)
+    signature = (record.study_name, id(record.search), len(trials), n_measured)
+    plans = _held(
+        f"cloud/{record.run_id}",
+        signature,
+        lambda: Cloud(points.of_trials(record, trials)),
+    )
+    return Cloud.joined([plans, Cloud(points.references(record, plans))])
+
+
+def weighed_fields(record: RunRecord, found: Cloud) -> tuple[str, str]:
+    """Ask what is weighed against what; returns objective and cost."""
+    spec = record.search.spec if record.search is not None else record.spec.search
+    measured = found.where(found.has_plan)
+    costs = [cost for cost in COSTS if not all(measured.cost(cost) != measured.cost(cost))]
+    with st.container(horizontal=True, gap="large"):
+        objective = st.segmented_control(
+            "Weigh",
             OBJECTIVES,
-            default=record.search.spec.objective if record.search is not None else OBJECTIVES[0],
+            default=spec.objective,
             required=True,
             format_func=forms_search.OBJECTIVE_WORDS.__getitem__,
             help=tip("objective"),
         )
-    )
+        cost = costs[0]
+        if len(costs) > 1:
+            cost = st.segmented_control(
+                "Against",
+                costs,
+                default=spec.cost if spec.cost in costs else costs[0],
+                required=True,
+                format_func=COST_WORDS.__getitem__,
+                help=tip("cost_axis"),
+            )
+    return str(objective), str(cost)
 
 
-def plan_fields(found: Sequence[Point], record: RunRecord) -> tuple[Point, Point]:
-    """Ask for plans A and B; a click on the front sets A, and the address carries both."""
-    able = {point.key: point for point in found if point.plan is not None}
-    chosen = f"{record.run_id}:{record.search.chosen}" if record.search is not None else ""
-    default_a = chosen if chosen in able else next(iter(able))
-    baseline = f"{record.run_id}:{_FIRST_BASELINE}"
-    default_b = baseline if baseline in able else next(iter(able))
-    left, right = st.columns(2)
-    picked = []
-    for column, letter, name, key, default in (
-        (left, "A", "trial", _A, default_a),
-        (right, "B", "other", _B, default_b),
-    ):
-        asked = state.selection(name)
-        state.set_widget(key, asked if asked in able else default)
-        column.selectbox(
-            f"Plan {letter}",
-            list(able),
-            format_func=lambda each: f"{able[each].name} · {able[each].run_name}",
-            key=key,
-            on_change=state.select_widget,
-            args=(name, key),
-            help=tip("plan"),
-        )
-        picked.append(able[str(state.widget(key))])
-    return picked[0], picked[1]
+def front(
+    shown: Cloud, record: RunRecord, weighed: tuple[str, str], compared: Mapping[str, Point]
+) -> None:
+    """Draw the front of all runs; a click makes the point plan A, a box or a lasso compares.
 
-
-def front(found: Sequence[Point], record: RunRecord, objective: str, a: Point, b: Point) -> None:
-    """Draw the front of all runs; a click makes the point plan A."""
+    Args:
+        shown: The points that pass the filters.
+        record: The run of the page, whose budget is drawn.
+        weighed: Objective and cost.
+        compared: Letter -> plan.
+    """
+    objective, cost = weighed
     view = FrontView(
         objective=objective,
+        cost=cost,
         budget_bytes=record.search.budget_bytes if record.search is not None else None,
-        chosen=a.key,
-        other=b.key,
+        letters={point.key: letter for letter, point in compared.items()},
         zoom=st.toggle("Zoom to the front", value=True, help=tip("zoom")),
     )
     st.plotly_chart(
-        charts_front.front(found, view), key=FRONT, on_select=_take_click, selection_mode="points"
+        charts_front.front(shown, view),
+        key=FRONT,
+        on_select=lambda: widgets_compare_plans.take_pick(shown, objective, cost),
+        selection_mode=("points", "box", "lasso"),
     )
     st.caption(
-        "Every point is measured. Click one to make it plan A; A is ringed thick, B thin."
-        + outside_words(charts_front.n_outside(found, view))
+        "Every point is measured. Click one to make it plan A; draw a box or a lasso, or click "
+        "with Shift, to compare up to four."
+        + widgets_compare_plans.selected_words()
+        + outside_words(charts_front.n_outside(shown, view))
     )
 
 
@@ -125,7 +147,7 @@ def outside_words(n_points: int) -> str:
         return ""
     if n_points == 1:
         return " 1 point lies far outside and stands at the edge as a triangle."
-    return f" {n_points} points lie far outside and stand at the edge as triangles."
+    return f" {n_points:,} points lie far outside and stand at the edge as triangles."
 
 
 def data_lines(records: Sequence[RunRecord]) -> None:
@@ -140,88 +162,137 @@ def data_lines(records: Sequence[RunRecord]) -> None:
         forms_data.warn_of_demo(record.spec.model, record.spec.data)
 
 
-def _take_click() -> None:
-    clicked = state.picked(FRONT)
-    if clicked is not None and not clicked.endswith(":None"):
-        state.select("trial", clicked)
+def remarks(records: Sequence[RunRecord]) -> None:
+    """Show what the searches say of themselves, such as that the text was too small."""
+    for record in records:
+        for remark in record.search.remarks if record.search is not None else ():
+            name = f"**{state.run_name(record)}:** " if len(records) > 1 else ""
+            st.warning(f"{name}{remark}", icon=":material/info:")
 
 
-def plan_editor(record: RunRecord, start: Point, *, busy: bool) -> None:
-    """Edit a plan layer by layer, see its predicted effect, and have it measured."""
-    measured, layout = record.quantize, record.layout
-    if measured is None or layout is None or start.plan is None:
+def hypervolume(
+    clouds: Mapping[str, Cloud], records: Sequence[RunRecord], weighed: tuple[str, str]
+) -> None:
+    """Draw the area that the measured front covers after every trial, of all runs.
+
+    Args:
+        clouds: Run -> its points, all of them.
+        records: The runs; the first one fixes the corner.
+        weighed: Objective and cost.
+    """
+    objective, cost = weighed
+    record = records[0]
+    corner = charts_hypervolume.corner_of(clouds[record.run_id], objective, cost)
+    if corner is None:
         return
-    with st.expander("Edit plan A by hand", expanded=False):
-        space = services.space(layout, measured)
-        table = tables_plan.to_table(space, start.plan)
-        edited = st.data_editor(
-            table,
-            key=f"results/editor/{start.key}",
-            disabled=["layer"],
-            column_config={"layer": st.column_config.NumberColumn("Layer", help=tip("layer"))}
-            | {
-                part: st.column_config.SelectboxColumn(
-                    tables_plan.title(part),
-                    options=list(space.precisions),
-                    required=True,
-                    format_func=lambda name: PRECISIONS.entry(str(name)).title,
-                    help=tip("precision"),
-                )
-                for part in table.columns
-            },
+    curves = {
+        state.run_name(each): _areas(clouds[each.run_id], weighed, corner) for each in records
+    }
+    whole = max(float(reached[-1]) for reached in curves.values())
+    if whole <= 0 or max(len(reached) for reached in curves.values()) < 2:
+        return
+    predicted = _predicted_area(record, weighed, corner)
+    st.subheader("How fast the search got there", anchor=False, help=tip("hypervolume"))
+    st.plotly_chart(
+        charts_hypervolume.hypervolumes(curves, whole, predicted), key="results/hypervolume"
+    )
+    value = corner.badness if objective == "loss" else -corner.badness
+    words = wording.nats(value) if objective == "loss" else wording.percent(value)
+    st.caption(
+        f"The area between the measured front and a fixed corner, as a share of the area at the "
+        f"end. The corner lies at {charts_front.cost_words(corner.cost, cost)} (as "
+        f"{corner.dearest}, the dearest baseline) and {objective} {words} (as {corner.cheapest}, "
+        f"the cheapest one); trial 0 is what the baselines alone reach."
+    )
+
+
+def all_plans(found: Cloud, objective: str, records: Sequence[RunRecord]) -> None:
+    """Draw the tables of what was measured, and of trials that gave no point, with reasons."""
+    with st.expander("All measured plans", expanded=False):
+        st.caption(
+            "Every row is a plan measured on the pruned model, baselines and plans by hand too."
         )
-        plan = tables_plan.to_plan(space, pd.DataFrame(edited))
-        _effect(record, plan)
-        same = (t for t in points.trials_of(record) if t.metrics and t.plan.key == plan.key)
-        known = next(same, None)
-        if known is not None and known.metrics is not None:
-            st.caption(
-                f"This plan has been measured already: {wording.nats(known.metrics.loss)} per "
-                f"token at {wording.size(known.metrics.weight_bytes)}."
+        rows = found
+        if len(found) > N_ROWS:
+            kept = found.badness(objective).argsort(kind="stable")[:N_ROWS]
+            rows = Cloud([found[int(index)] for index in sorted(kept)])
+            st.caption(f"The {N_ROWS} of {len(found):,} with the best {objective} are shown.")
+        st.dataframe(tables.measured(rows), hide_index=True)
+    for record in records:
+        ended = tables.ended_early(services.trials(record), state.run_name(record))
+        if len(ended):
+            counts = ended["Ended"].value_counts()
+            told = ", ".join(f"{n} {words}" for words, n in counts.items())
+            with st.expander(f"Trials without a point: {told}", expanded=False):
+                st.dataframe(ended.head(N_ROWS), hide_index=True)
+
+
+def dashboard_link(record: RunRecord) -> None:
+    """Offer the study in optuna-dashboard, which starts beside the app when it is asked for."""
+    storage, label = services.store().study_url(), "Open the study in optuna-dashboard"
+    study = record.search.study_name if record.search is not None else record.study_name
+    held = dashboards.dashboards()
+    try:
+        if held.is_open(storage):
+            st.link_button(
+                label, held.open(storage, study), icon=":material/open_in_new:", help=tip("study")
             )
-        if st.button(
-            "Measure this plan",
-            type="primary",
-            disabled=busy or known is not None,
-            help=tip("measure"),
-            key="results/measure",
-        ):
-            services.jobs().start_measure(record.run_id, plan)
+        elif st.button(label, icon=":material/query_stats:", help=tip("study")):
+            with st.spinner("Starting optuna-dashboard"):
+                held.open(storage, study)
             st.rerun()
+    except QPrunerError as error:
+        widgets.error_panel(str(error))
+    st.caption(
+        "It runs beside the app, on 127.0.0.1 of the machine that serves this page, and ends with "
+        "it. It shows all studies of this home folder and can also delete them: a study that is "
+        "deleted there is lost for this app too."
+    )
 
 
-def _effect(record: RunRecord, plan: PrecisionPlan) -> None:
-    measured, layout = record.quantize, record.layout
-    if measured is None or layout is None:
-        return
-    space = services.space(layout, measured)
-    size = space.bytes(plan)
-    figures = [
-        Figure(
-            label="Weights",
-            value=wording.size(size),
-            term="weight_bytes",
-            origin=wording.ESTIMATED,
-        ),
-        Figure(
-            label="Bits per weight",
-            value=f"{bits_per_weight(layout, size):.2f} bits",
-            term="bits_per_weight",
-            origin=wording.ESTIMATED,
-        ),
-    ]
-    if plan in space:
-        increase = predict(space, measured.sensitivities, plan)
-        figures.append(
-            Figure(
-                label="Loss per token",
-                value=wording.nats(points.loss_at_16_bit(record) + increase),
-                term="loss",
-                origin=wording.ESTIMATED,
-                change=f"{increase:+.3f} nats/token",
-            )
-        )
+def _areas(found: Cloud, weighed: tuple[str, str], corner: Corner) -> Floats:
+    run_id = found[0].run_id
+    last = found.numbers[-1] if len(found) else 0
+    return _held(
+        f"areas/{run_id}/{weighed}",
+        (len(found), float(last), corner, id(found[0].metrics)),
+        lambda: charts_hypervolume.areas(found, *weighed, corner),
+    )
+
+
+def _predicted_area(record: RunRecord, weighed: tuple[str, str], corner: Corner) -> float:
+    """Return the area of the predicted front; 0 where it is not predicted for these."""
+    objective, cost = weighed
+    spec = record.search.spec if record.search is not None else record.spec.search
+    if objective != "loss":
+        return 0.0
+    if cost == "weight_bytes":
+        foreseen = services.predicted(record, spec)
+        costs = foreseen.weight_bytes.astype(float) if foreseen is not None else None
     else:
-        names = ", ".join(PRECISIONS.entry(name).title for name in space.precisions)
-        st.caption(f"The effect on the loss is only predicted for {names}; measuring answers it.")
-    widgets.figures(figures)
+        by_cost = services.predicted_by_cost(record, spec) if spec.cost == cost else None
+        foreseen = by_cost.front if by_cost is not None else None
+        costs = by_cost.costs if by_cost is not None else None
+    if foreseen is None or costs is None:
+        return 0.0
+    losses = points.loss_at_16_bit(record) + foreseen.loss_increase
+    return _held(
+        f"predicted/{record.run_id}/{weighed}",
+        (id(foreseen), corner),
+        lambda: charts_hypervolume.predicted_area(costs, losses, corner),
+    )
+
+
+def _held(key: str, signature: object, make: Callable[[], T]) -> T:
+    """Return what was made under a key, made anew when its signature is another one."""
+    kept = _made(str(services.store().home))
+    found = kept.get(key)
+    if found is None or found[0] != signature:
+        found = (signature, make())
+        kept[key] = found
+    return cast("T", found[1])
+
+
+@st.cache_resource(show_spinner=False)
+def _made(home: str) -> dict[str, tuple[object, object]]:
+    return {}

@@ -29,6 +29,7 @@ STEP_TITLES = {
 }
 JOB_TITLES = {
     "finish": "Finish the search",
+    "trials": "Measure trials",
     "measure": "Measure a plan",
     "generate": "Answer a prompt",
     "compare": "Compare criteria",
@@ -126,6 +127,11 @@ def nats(loss: float, digits: int = 3) -> str:
 def speed(tokens_per_second: float | None) -> str:
     """Return a speed; ``-`` where it was not timed."""
     return f"{tokens_per_second:,.0f} tokens/s" if tokens_per_second is not None else "-"
+
+
+def milliseconds(duration: float) -> str:
+    """Return a short time given in seconds, such as ``16.4 ms``; ``-`` where it is not known."""
+    return f"{1000.0 * duration:.3g} ms" if isfinite(duration) else "-"
 
 
 def count(number: float) -> str:

@@ -2,7 +2,16 @@
 
 import streamlit as st
 
-from app import points, services, state, tables, widgets, widgets_results
+from app import (
+    services,
+    state,
+    widgets,
+    widgets_compare_plans,
+    widgets_filters,
+    widgets_plan_editor,
+    widgets_results,
+)
+from app.clouds import Cloud
 
 widgets.title("results")
 record = state.require_run()
@@ -10,32 +19,27 @@ job = widgets.status(record, "search")
 widgets.failed_beside(record, "measure")
 
 records = widgets_results.runs_field(record, services.store().list())
-found = [point for each in records for point in points.of_run(each, services.trials(each))]
-if not any(point.plan is not None for point in found):
+clouds = {each.run_id: widgets_results.cloud_of(each) for each in records}
+found = Cloud.joined(list(clouds.values()))
+if not found.has_plan.any():
     st.info("Nothing has been measured in these runs yet. Start a search on the Search page.")
     st.stop()
 
-objective = widgets_results.objective_field(record)
-a, b = widgets_results.plan_fields(found, record)
-widgets_results.front(found, record, objective, a, b)
+widgets_results.remarks(records)
+weighed = widgets_results.weighed_fields(record, found)
+compared = widgets_compare_plans.plan_fields(found, record)
+shown = widgets_filters.filtered(found, records)
+widgets_results.front(shown, record, weighed, compared)
 widgets_results.data_lines(records)
 
-left, right = st.columns([3, 2], gap="large")
-with left:
-    for letter, point in (("A", a), ("B", b)):
-        owner = next(each for each in records if each.run_id == point.run_id)
-        st.markdown(f"**{letter} · {point.name}** · {point.run_name}")
-        if owner.layout is not None and point.plan is not None:
-            widgets.layer_map(owner.layout, point.plan, f"results/map/{letter}")
-with right:
-    widgets.origin_badge("measured")
-    compared = tables.compare({"A": a.metrics, "B": b.metrics})
-    st.dataframe(compared, height="content")
+owners = {each.run_id: each for each in records}
+widgets_compare_plans.maps(compared, owners)
+widgets_compare_plans.numbers(compared)
 
-if record.search is not None and a.run_id == record.run_id:
-    widgets_results.plan_editor(record, a, busy=job is not None)
-with st.expander("All measured plans", expanded=False):
-    st.caption(
-        "Every row is a plan measured on the pruned model, baselines and plans by hand too."
-    )
-    st.dataframe(tables.measured(found), hide_index=True)
+first = compared["A"]
+if record.search is not None and first.run_id == record.run_id:
+    trials = services.trials(record)
+    widgets_plan_editor.editor(record, first, trials, busy=job is not None)
+widgets_results.hypervolume(clouds, records, weighed)
+widgets_results.all_plans(found, weighed[0], records)
+widgets_results.dashboard_link(record)

@@ -11,6 +11,7 @@ import numpy as np
 from qpruner_core.catalog import ARCHITECTURES, precision_formats
 from qpruner_core.domain.compression import CompressionOutcome
 from qpruner_core.domain.footprint import dense_bytes, plan_bytes
+from qpruner_core.domain.joint import Level
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.metrics import Metrics, TaskResult
 from qpruner_core.domain.plan import PrecisionPlan
@@ -98,7 +99,10 @@ def metrics(loss: float, size: int, *, speed: bool = False) -> Metrics:
     mean = min(0.97, max(0.3, 0.96 - 0.55 * (loss - 1.2)))
     tasks = {
         name: TaskResult(
-            n_items=40, accuracy=min(1.0, mean + 0.02 * (i - 3)), accuracy_normalized=mean
+            n_items=40,
+            accuracy=min(1.0, mean + 0.02 * (i - 3)),
+            accuracy_normalized=mean,
+            correct=answers(name, min(1.0, mean + 0.02 * (i - 3))),
         )
         for i, name in enumerate(TASKS)
     }
@@ -112,6 +116,104 @@ def metrics(loss: float, size: int, *, speed: bool = False) -> Metrics:
         decode_tokens_per_second=61.0 if speed else None,
         seconds=1.4,
     )
+
+
+def answers(task: str, accuracy: float) -> tuple[bool, ...]:
+    """Return which of 40 items are right: the easy ones, which are the same for every plan."""
+    hardness = np.random.default_rng(len(task)).permutation(40)
+    return tuple(bool(each < round(40 * accuracy)) for each in hardness)
+
+
+def with_latency(store: RunStore, record: RunRecord) -> RunRecord:
+    """Return the run with a time per generated token at all its plans, less for smaller ones."""
+
+    def timed(trial: Trial) -> Trial:
+        if trial.metrics is None:
+            return trial
+        speed = 2e8 / trial.metrics.weight_bytes
+        return replace(trial, metrics=replace(trial.metrics, decode_tokens_per_second=speed))
+
+    found = record.search
+    made = replace(
+        found,
+        baselines=tuple(map(timed, found.baselines)),
+        trials=tuple(map(timed, found.trials)),
+    )
+    made = replace(record, search=made)
+    store.write(made)
+    return made
+
+
+def with_ended(store: RunStore, record: RunRecord) -> RunRecord:
+    """Return the run with a failed and a stopped trial, and a remark of its search."""
+    last = record.search.trials[-1]
+    ended = tuple(
+        replace(last, number=last.number + i, metrics=None, state=state, reason=reason)
+        for i, (state, reason) in enumerate(
+            (("failed", "The loss is not finite."), ("stopped", "Trial 3 is better and smaller.")),
+            start=1,
+        )
+    )
+    search = replace(
+        record.search,
+        trials=(*record.search.trials, *ended),
+        remarks=("The evaluation text is too small to tell 3 neighbours apart.",),
+    )
+    made = replace(record, search=search)
+    store.write(made)
+    return made
+
+
+def joint_run(store: RunStore, joint: str, name: str = "Joint") -> RunRecord:
+    """Return a run whose search chose among three pruning ratios, finished."""
+    record = make_run(store, "quantize", name=name)
+    ratios = (0.0, 0.4)
+    levels = [Level(ratio=0.2, plan=record.prune.plan, layout=record.prune.layout)]
+    for ratio in ratios:
+        chosen = select(record.load.layout, None, PruningSpec(ratio=ratio))
+        levels.append(Level(ratio=ratio, plan=chosen.plan, layout=chosen.layout))
+    rises = {0.2: 0.0, 0.0: -0.01, 0.4: 0.03}
+    cells = tuple(
+        replace(cell, level=i, loss_increase=cell.loss_increase + rises[level.ratio])
+        for i, level in enumerate(levels)
+        for cell in record.quantize.sensitivities
+    )
+    spec = replace(record.spec.search, joint=joint, ratios=ratios)
+    record = replace(
+        record,
+        spec=replace(record.spec, search=spec),
+        quantize=replace(record.quantize, sensitivities=cells, levels=tuple(levels)),
+    )
+    space = SearchSpace(
+        record.layout,
+        spec.precisions,
+        spec.tie,
+        levels=[x.layout for x in levels[1:]],
+        joint=joint,
+    )
+    rng, trials = np.random.default_rng(7), []
+    codes = [[int(rng.integers(n)) for n in space.parameters.values()] for _ in range(24)]
+    for number, code in enumerate(codes):
+        plan = space.decode(tuple(code))
+        loss = 1.47 + predict(space, cells, plan)
+        measured = metrics(loss, space.bytes(plan))
+        trials.append(Trial(number=number, name="", plan=plan, metrics=measured))
+    uniform = PrecisionPlan.uniform(record.layout, "nf4")
+    known = Trial(
+        number=-1, name="QPruner-1", plan=uniform, metrics=metrics(1.9, space.bytes(uniform))
+    )
+    outcome = SearchOutcome(
+        spec=spec,
+        budget_bytes=int(0.45 * dense_bytes(record.load.layout)),
+        study_name=record.study_name,
+        baselines=(known,),
+        trials=tuple(trials),
+        front=front_numbers((known, *trials), "loss"),
+        chosen=min(trials, key=lambda trial: trial.metrics.loss).number,
+    )
+    made = replace(record, evaluate=metrics(1.47, 10**7), search=outcome)
+    store.write(made)
+    return made
 
 
 def make_run(
@@ -268,11 +370,7 @@ def _quantize(store: RunStore, record: RunRecord, rng: np.random.Generator) -> Q
     space = SearchSpace(record.prune.layout, record.spec.search.precisions, record.spec.search.tie)
     base = {"nf4": 0.02, "fp4": 0.03, "int8": 0.0012, "bf16": 0.0}
     cells = tuple(
-        SensitivityCell(
-            unit=unit, precision=name, loss_increase=base[name] * float(rng.gamma(2.0, 0.5))
-        )
-        for unit in space.units
-        for name in space.precisions
+        _cell(unit, name, base[name], rng) for unit in space.units for name in space.precisions
     )
     return QuantizationOutcome(
         tie=space.tie,
@@ -281,6 +379,14 @@ def _quantize(store: RunStore, record: RunRecord, rng: np.random.Generator) -> Q
         loss_16_bit=1.46,
         mutual_information=tuple(float(x) for x in rng.random(record.prune.layout.n_layers)),
         device=DEVICE,
+        information_stability=0.87,
+    )
+
+
+def _cell(unit: str, precision: str, base: float, rng: np.random.Generator) -> SensitivityCell:
+    increase = base * float(rng.gamma(2.0, 0.5))
+    return SensitivityCell(
+        unit=unit, precision=precision, loss_increase=increase, kl=0.9 * increase, seconds=1e-4
     )
 
 
@@ -377,3 +483,17 @@ def home_of(folder: Path) -> RunStore:
 def search_spec(**changes: object) -> SearchSpec:
     """Return the default search with changes."""
     return replace(SearchSpec(), **changes)
+
+
+def with_search(store: RunStore, record: RunRecord, **changes: object) -> RunRecord:
+    """Return the run with some of what its search found changed."""
+    made = replace(record, search=replace(record.search, **changes))
+    store.write(made)
+    return made
+
+
+def with_quantize(store: RunStore, record: RunRecord, **changes: object) -> RunRecord:
+    """Return the run with some of what was measured of every unit changed."""
+    made = replace(record, quantize=replace(record.quantize, **changes))
+    store.write(made)
+    return made

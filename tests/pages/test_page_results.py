@@ -5,7 +5,8 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from app import charts_front, points, services, tables_plan, wording
+from app import charts_front, front_traces, plans, points, tables_plan, wording
+from app.clouds import Cloud
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.progress import Progress
 from qpruner_core.domain.spec import ModelSpec
@@ -20,7 +21,8 @@ def test_the_chosen_plan_is_plan_a_and_both_layer_maps_are_drawn(open_page, run_
     record = run_at("search")
     at = open_page("results", record)
     assert at.selectbox(key="results/a").value == f"{record.run_id}:{record.search.chosen}"
-    assert len(at.get("plotly_chart")) == 3
+    keys = {chart.key for chart in at.get("plotly_chart")}
+    assert {"results/front", "results/map/A", "results/map/B"} <= keys
 
 
 def test_a_trial_in_the_address_is_plan_a_after_a_reload(open_page, run_at):
@@ -50,34 +52,29 @@ def test_baselines_carry_the_papers_names(run_at):
 
 @pytest.mark.parametrize("objective", ["loss", "accuracy"])
 def test_the_front_is_never_dominated(run_at, objective):
-    found = points.of_run(run_at("search"))
-    best = points.front_of(found, objective)
-    sign = 1 if objective == "loss" else -1
-
-    def bad(point):
-        return sign * charts_front.value(point, objective)
-
-    for point in best:
-        assert not any(
-            other.metrics.weight_bytes <= point.metrics.weight_bytes and bad(other) < bad(point)
-            for other in found
-            if other.plan is not None
-        )
+    found = Cloud(points.of_run(run_at("search")))
+    bad, sizes = found.badness(objective), found.weight_bytes
+    for index in found.front(objective):
+        better = (sizes <= sizes[index]) & (bad < bad[index]) & found.has_plan
+        assert not better.any()
 
 
 def test_every_point_that_can_be_clicked_carries_its_key(run_at):
     record = run_at("search")
-    found = points.of_run(record)
+    found = Cloud(points.of_run(record))
     figure = charts_front.front(found, charts_front.FrontView(objective="loss"))
     keys = {
-        key for trace in figure.data if trace.customdata is not None for key in trace.customdata
+        front_traces.key_of(data, found.run_ids)
+        for trace in figure.data
+        if trace.customdata is not None
+        for data in trace.customdata
     }
-    assert keys == {point.key for point in found}
+    assert keys - {None} == {point.key for point in found if point.plan is not None}
 
 
 def test_a_plan_survives_the_editor_and_an_edit_changes_one_unit(run_at):
     record = run_at("search")
-    space = services.space(record.layout, record.quantize)
+    space = plans.space_of(record)
     plan = PrecisionPlan.uniform(record.layout, "int8")
     table = tables_plan.to_table(space, plan)
     assert tables_plan.to_plan(space, table) == plan

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from app import charts_front, points
+from app import charts_front, front_traces, points
 from app.charts_front import FrontView
 from app.points import Point
 from qpruner_core.domain.metrics import Metrics
@@ -15,7 +16,7 @@ def point(number: int, loss: float, size: int, kind: str = points.PLAN) -> Point
         run_id="run",
         run_name="Run",
         number=number,
-        name=f"point {number}",
+        name=f"trial {number}" if kind == points.PLAN else f"point {number}",
         kind=kind,
         metrics=Metrics(loss=loss, accuracy=0.0, weight_bytes=size, device="cpu"),
         plan=None if kind == points.REFERENCE else plan,
@@ -45,12 +46,12 @@ def test_without_zoom_everything_stands_in_its_true_place() -> None:
 def test_far_points_stand_at_the_edge_as_triangles_that_name_their_value() -> None:
     figure = charts_front.front([*TRIALS, DENSE, FAR], VIEW)
     bottom, top = figure.layout.yaxis.range
-    drawn = {
-        key: (y, symbol)
-        for trace in figure.data
-        if trace.customdata is not None
-        for key, y, symbol in zip(trace.customdata, trace.y, trace.marker.symbol, strict=True)
-    }
+    drawn = {}
+    for trace in figure.data:
+        if trace.customdata is not None:
+            keys = [front_traces.key_of(data, ("run",)) for data in trace.customdata]
+            symbols = np.broadcast_to(trace.marker.symbol, len(keys))
+            drawn |= dict(zip(keys, zip(trace.y, symbols, strict=True), strict=True))
     assert all(bottom < y < top for y, _ in drawn.values())
     assert drawn[DENSE.key][1] == "triangle-down"
     assert drawn[FAR.key][1] == "triangle-up"

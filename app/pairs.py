@@ -1,0 +1,65 @@
+"""Two plans on the same items: their difference with the error that pairing leaves.
+
+Both plans answered the same items, so what makes an item hard is in both and cancels; the error of
+the difference is that of the differences item by item, not the sum of both plans' errors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf, sqrt
+
+from qpruner_core.domain.metrics import Metrics, TaskResult
+from qpruner_core.search.noise import RESOLVED, paired_error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerDifference:
+    """How much more often one plan is right than another, item by item."""
+
+    mean: float
+    """Mean accuracy of the first minus that of the second; in [-1, 1]. The mean over tasks, as
+    `Metrics.accuracy`."""
+    error: float
+    """Standard error of that difference, tasks taken as independent; >= 0."""
+    n_items: int
+    """Items that both answered."""
+    n_changed: int
+    """Items of which exactly one of both was right."""
+
+    @property
+    def is_resolved(self) -> bool:
+        """Whether the difference is more than `noise.RESOLVED` standard errors."""
+        return abs(self.mean) > RESOLVED * self.error
+
+
+def answers(a: Metrics, b: Metrics) -> AnswerDifference | None:
+    """Return how ``a`` answers against ``b``; None where no answers item by item are kept of the
+    same items.
+    """
+    shared = [
+        (a.tasks[name], b.tasks[name]) for name in a.tasks if name in b.tasks and _same(a, b, name)
+    ]
+    if not shared:
+        return None
+    each = [paired_error(_right(one), _right(other)) for one, other in shared]
+    error = sqrt(sum(pair.error**2 for pair in each)) / len(each)
+    return AnswerDifference(
+        mean=sum(pair.mean for pair in each) / len(each),
+        error=error if error < inf else 0.5,
+        n_items=sum(pair.n_sequences for pair in each),
+        n_changed=sum(
+            x != y
+            for one, other in shared
+            for x, y in zip(one.correct, other.correct, strict=True)
+        ),
+    )
+
+
+def _same(a: Metrics, b: Metrics, name: str) -> bool:
+    one, other = a.tasks[name].correct, b.tasks[name].correct
+    return bool(one) and len(one) == len(other)
+
+
+def _right(result: TaskResult) -> tuple[float, ...]:
+    return tuple(float(answer) for answer in result.correct)
