@@ -1,27 +1,39 @@
-"""Sensitivity: what the loss gains when one search unit alone is stored at a precision.
+"""Sensitivity: what is lost when one search unit alone is stored at a precision.
 
     s_u(b) = loss(only unit u at precision b) - loss(all at the weights as pruned)
+    k_u(b) = mean over positions of KL(p || q),   p as pruned, q with only unit u at precision b
 
-Hidden states before the unit's first layer do not depend on its precision, so they are computed
-once and every cell runs the layers from there on: on average half of the forward pass.
+both over the same predicted tokens, and both from the same pass: a cell runs the layers once and
+makes its logits once. Hidden states before the unit's first layer do not depend on its precision,
+so they are computed once and every cell runs the layers from there on: on average half of the
+forward pass. The reference is one pass more per batch (see `reference` for what is held of it).
+
+Within a layer nothing is reused: the attention before an MLP's unit is a third of one layer, out
+of all the layers that its cells run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
+from typing import Any, cast
 
 import torch
 
 from qpruner_core.domain.progress import OnProgress, Progress, silent
 from qpruner_core.domain.record import SensitivityCell
 from qpruner_core.errors import DataTooShortError, NonFiniteLossError
-from qpruner_core.models.trunk import LayerInputs, first_inputs, run_layers, sequence_losses
+from qpruner_core.models.trunk import LayerInputs, first_inputs, run_layers
 from qpruner_core.quantization.bank import Bank
+from qpruner_core.quantization.reference import Reference
 
 _TOKENS_PER_BATCH = 4096
 """Tokens whose hidden states are held at a time."""
+BROKEN = 1000.0
+"""What a cell counts as whose loss or divergence is no finite number; nats per token. A uniform
+guess over 128 thousand tokens loses 12, so no front takes such a cell while it has a choice.
+"""
 
 Units = Mapping[str, tuple[str, ...]]
 """Search unit -> names of its Linears, in forward order."""
@@ -37,10 +49,22 @@ class SensitivityTable:
     """Loss of the model as pruned, on the same tokens; nats per token."""
 
 
+@dataclass(slots=True)
+class _Sums:
+    """What one cell has come to so far, summed over sequences; nats per token."""
+
+    loss: float = 0.0
+    kl: float = 0.0
+
+
 def measure(
     bank: Bank, units: Units, ids: torch.Tensor, on_progress: OnProgress = silent
 ) -> SensitivityTable:
     """Measure every unit at every precision of the bank; the model ends as it was pruned.
+
+    A precision that overflows in some unit does not end the measurement: a cell whose loss or
+    divergence is no finite number has both at `BROKEN`. A cell that changes no weight costs
+    nothing and is exactly zero.
 
     Args:
         bank: Candidates of the model.
@@ -58,22 +82,27 @@ def measure(
             f"sequence of 2 tokens is needed. Give more calibration text or shorter sequences."
         )
     batches = torch.split(ids, max(1, _TOKENS_PER_BATCH // ids.shape[1]))
-    pairs = [(unit, name) for unit in units for name in bank.precisions]
-    sums = dict.fromkeys(pairs, 0.0)
-    walk = _Walk(bank, units, on_progress, total=len(batches) * len(pairs))
-    reference = sum(walk.run(batch, sums) for batch in batches) / ids.shape[0]
-    if not isfinite(reference):
-        raise NonFiniteLossError(
-            f"The pruned model gives a loss of {reference} on the calibration text; a finite "
-            f"number is needed to measure sensitivities. Lower the pruning ratio."
-        )
+    sums = {(unit, name): _Sums() for unit in units for name in bank.precisions}
+    walk = _Walk(bank, units, on_progress, total=len(batches) * len(sums))
+    reference = sum(walk.run(batch, sums) for batch in batches) / len(ids)
     cells = tuple(
-        SensitivityCell(
-            unit=unit, precision=name, loss_increase=sums[unit, name] / ids.shape[0] - reference
-        )
-        for unit, name in pairs
+        _cell(unit, precision, found, reference, len(ids))
+        for (unit, precision), found in sums.items()
     )
     return SensitivityTable(cells=cells, loss_16_bit=reference)
+
+
+def _cell(
+    unit: str, precision: str, sums: _Sums, reference: float, n_sequences: int
+) -> SensitivityCell:
+    is_finite = isfinite(sums.loss) and isfinite(sums.kl)
+    return SensitivityCell(
+        unit=unit,
+        precision=precision,
+        loss_increase=min(sums.loss / n_sequences - reference, BROKEN) if is_finite else BROKEN,
+        # Rounding may leave a little less than nothing of predictions that hardly differ.
+        kl=min(max(0.0, sums.kl / n_sequences), BROKEN) if is_finite else BROKEN,
+    )
 
 
 class _Walk:
@@ -91,32 +120,61 @@ class _Walk:
             self._starting.setdefault(first, []).append(unit)
 
     @torch.no_grad()
-    def run(self, ids: torch.Tensor, sums: dict[tuple[str, str], float]) -> float:
-        """Add every cell's summed loss over the sequences; return that of the model as pruned."""
+    def run(self, ids: torch.Tensor, sums: Mapping[tuple[str, str], _Sums]) -> float:
+        """Add every cell's sums over the sequences; return the loss of the model as pruned, summed
+        likewise.
+
+        Raises:
+            NonFiniteLossError: That loss is not a number.
+        """
         bank = self._bank
         bank.restore()
         ids = ids.to(bank.device.torch)
         inputs = first_inputs(bank.model, bank.layout, ids)
-        for layer in range(bank.layout.n_layers):
+        # A pass of its own, as keeping the states before every layer would take n_layers times
+        # the memory.
+        final = run_layers(bank.model, bank.layout, inputs)
+        reference = Reference(bank.model, final, ids)
+        if not isfinite(reference.loss):
+            raise NonFiniteLossError(
+                f"The pruned model gives a loss of {reference.loss} on the calibration text; a "
+                f"finite number is needed to measure sensitivities. Lower the pruning ratio."
+            )
+        last = max(self._starting)
+        for layer in range(last + 1):
             for unit in self._starting.get(layer, ()):
                 for precision in bank.precisions:
-                    sums[unit, precision] += self._cell(unit, precision, inputs, ids, layer)
-            hidden = run_layers(bank.model, bank.layout, inputs, layer, layer + 1)
-            inputs = inputs.at(hidden)
-        return float(sequence_losses(bank.model, inputs.hidden, ids).double().sum())
+                    self._try(unit, precision, inputs, layer, reference, sums[unit, precision])
+            if layer < last:
+                hidden = run_layers(bank.model, bank.layout, inputs, layer, layer + 1)
+                inputs = inputs.at(hidden)
+        return reference.loss
 
-    def _cell(
-        self, unit: str, precision: str, inputs: LayerInputs, ids: torch.Tensor, layer: int
-    ) -> float:
-        bank = self._bank
+    def _try(
+        self,
+        unit: str,
+        precision: str,
+        inputs: LayerInputs,
+        layer: int,
+        reference: Reference,
+        sums: _Sums,
+    ) -> None:
+        """Add what one unit at one precision gives on a batch; ``inputs`` are those before the
+        layer.
+        """
+        bank, names = self._bank, self._units[unit]
+        loss, kl = reference.loss, 0.0
         try:
-            for name in self._units[unit]:
+            found = self._weights(names)
+            for name in names:
                 bank.set(name, precision)
-            hidden = run_layers(bank.model, bank.layout, inputs, layer)
-            loss = float(sequence_losses(bank.model, hidden, ids).double().sum())
+            if self._weights(names) != found:  # bf16 of a model that ships in it changes nothing
+                loss, kl = reference.compare(run_layers(bank.model, bank.layout, inputs, layer))
         finally:
-            for name in self._units[unit]:
+            for name in names:
                 bank.set(name, None)
+        sums.loss += loss
+        sums.kl += kl
         self._done += 1
         self._on_progress(
             Progress(
@@ -126,4 +184,8 @@ class _Walk:
                 message=f"sensitivity of {unit} at {precision}",
             )
         )
-        return loss
+
+    def _weights(self, names: Sequence[str]) -> list[tuple[int, int]]:
+        """Return what tells the weights apart that Linears show now: module and memory."""
+        modules = [self._bank.model.get_submodule(name) for name in names]
+        return [(id(module), cast("Any", module).weight.data_ptr()) for module in modules]

@@ -8,10 +8,15 @@ import pytest
 import torch
 
 from qpruner_core.domain.progress import Progress
+from qpruner_core.domain.record import SensitivityCell
+from qpruner_core.domain.spec import TIES
 from qpruner_core.errors import DataTooShortError, NonFiniteLossError
 from qpruner_core.models.device import Device
 from qpruner_core.quantization.bank import Bank
-from qpruner_core.quantization.sensitivity import measure
+from qpruner_core.quantization.reference import Reference
+from qpruner_core.quantization.sensitivity import BROKEN, measure
+from qpruner_core.search.space import SearchSpace
+from qpruner_core.store.codec import from_json, to_json
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
@@ -48,21 +53,93 @@ def ids() -> torch.Tensor:
     return torch.randint(0, 128, (5, 16), generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("tie", [by_layer, by_linear])
+def naive_logs(model: LlamaForCausalLM, ids: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities of every predicted position in float64, (B, T - 1, V)."""
+    with torch.no_grad():
+        return model(input_ids=ids).logits[:, :-1].double().log_softmax(dim=-1)
+
+
+def naive_divergence(reference: torch.Tensor, model: LlamaForCausalLM, ids: torch.Tensor) -> float:
+    other = naive_logs(model, ids)
+    return float((reference.exp() * (reference - other)).sum(dim=-1).mean())
+
+
+@pytest.mark.parametrize("tie", TIES)
+@pytest.mark.parametrize("held_bytes", [0, 2 * 15 * 128 * 4, 2**28])
 def test_every_cell_equals_a_whole_forward_pass(
-    bank: Bank, tiny_model: LlamaForCausalLM, ids: torch.Tensor, tie: object
+    bank: Bank,
+    tiny_model: LlamaForCausalLM,
+    ids: torch.Tensor,
+    tie: str,
+    held_bytes: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    units = tie(bank.layout)  # type: ignore[operator]
+    def some_held(model: object, hidden: torch.Tensor, ids: torch.Tensor) -> Reference:
+        return Reference(model, hidden, ids, held_bytes)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("qpruner_core.quantization.sensitivity.Reference", some_held)
+    units = SearchSpace(bank.layout, NAMES, tie).units
     found = measure(bank, units, ids)
-    reference = naive_loss(tiny_model, ids)
+    reference, logs = naive_loss(tiny_model, ids), naive_logs(tiny_model, ids)
     assert found.loss_16_bit == pytest.approx(reference, abs=1e-6)
     assert [(c.unit, c.precision) for c in found.cells] == [(u, p) for u in units for p in NAMES]
     for cell in found.cells:
         for name in units[cell.unit]:
             bank.set(name, cell.precision)
         expected = naive_loss(tiny_model, ids) - reference
+        divergence = naive_divergence(logs, tiny_model, ids)
         bank.restore()
         assert cell.loss_increase == pytest.approx(expected, abs=2e-6)
+        assert cell.kl == pytest.approx(divergence, rel=1e-3, abs=3e-7)
+        assert cell.kl > 0.0
+
+
+def test_in_double_precision_cells_are_exact(
+    tiny_model: LlamaForCausalLM, tiny_layout: ModelLayout, ids: torch.Tensor
+) -> None:
+    tiny_model.double()
+    bank = Bank(tiny_model, tiny_layout, ("int8",), CPU)
+    logs = naive_logs(tiny_model, ids)
+    for cell in measure(bank, by_layer(tiny_layout), ids).cells:
+        for name in by_layer(tiny_layout)[cell.unit]:
+            bank.set(name, "int8")
+        assert cell.kl == pytest.approx(naive_divergence(logs, tiny_model, ids), rel=1e-9)
+        bank.restore()
+
+
+def test_a_precision_that_changes_no_weight_costs_nothing(
+    tiny_model: LlamaForCausalLM, tiny_layout: ModelLayout, ids: torch.Tensor
+) -> None:
+    tiny_model.bfloat16().float()  # weights that bf16 holds as they are
+    bank = Bank(tiny_model, tiny_layout, ("nf4", "bf16"), CPU)
+    calls = []
+    tiny_model.model.layers[1].register_forward_pre_hook(lambda *_: calls.append(1))
+    cells = measure(bank, by_layer(tiny_layout), ids).cells
+    unchanged = [cell for cell in cells if cell.precision == "bf16"]
+    assert [(cell.loss_increase, cell.kl) for cell in unchanged] == [(0.0, 0.0)] * 2
+    # Bypassed once, once for the reference, and once for every nf4 cell.
+    assert len(calls) == 4
+
+
+def test_a_precision_that_overflows_makes_its_cell_costly_and_no_other(
+    bank: Bank, tiny_model: LlamaForCausalLM, ids: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = measure(bank, by_linear(bank.layout), ids)
+    broken, show = "model.layers.1.mlp.up_proj", bank.set
+
+    def overflowing(name: str, precision: str | None) -> None:
+        show(name, precision)
+        if (name, precision) == (broken, "int8"):
+            tiny_model.get_parameter(f"{name}.weight").data = torch.full((128, 64), torch.inf)
+
+    monkeypatch.setattr(bank, "set", overflowing)
+    cells = measure(bank, by_linear(bank.layout), ids).cells
+    for cell, sound in zip(cells, whole.cells, strict=True):
+        if (cell.unit, cell.precision) == ("layer.1.up_proj", "int8"):
+            assert (cell.loss_increase, cell.kl) == (BROKEN, BROKEN)
+        else:
+            assert cell == sound
+    assert from_json(SensitivityCell, to_json(cells[0])) == cells[0]
 
 
 def test_batches_add_up_to_the_whole(
@@ -76,6 +153,7 @@ def test_batches_add_up_to_the_whole(
     assert parts.loss_16_bit == pytest.approx(whole.loss_16_bit, abs=1e-6)
     for one, other in zip(parts.cells, whole.cells, strict=True):
         assert one.loss_increase == pytest.approx(other.loss_increase, abs=2e-6)
+        assert one.kl == pytest.approx(other.kl, rel=1e-3, abs=3e-7)
 
 
 def test_layers_before_the_changed_one_run_once(
@@ -91,7 +169,9 @@ def test_layers_before_the_changed_one_run_once(
     measure(bank, by_layer(bank.layout), ids)
     bypassed = 1  # the pass that collects masks and positions touches each layer without work
     cells = len(NAMES)
-    assert calls == [bypassed + cells + 1, bypassed + 2 * cells + 1]
+    reference = 1
+    # The last layer is never walked past: nothing begins behind it.
+    assert calls == [bypassed + reference + cells + 1, bypassed + reference + 2 * cells]
 
 
 def test_the_model_ends_as_it_was_even_when_stopped(
@@ -129,3 +209,22 @@ def test_a_loss_that_is_not_a_number_is_answered_with_a_sentence(
     bank = Bank(tiny_model, tiny_layout, ("int8",), CPU)
     with pytest.raises(NonFiniteLossError, match="pruning ratio"):
         measure(bank, by_layer(tiny_layout), ids)
+
+
+def test_a_token_that_is_ruled_out_adds_nothing_to_the_divergence(
+    tiny_model: LlamaForCausalLM, ids: torch.Tensor
+) -> None:
+    generator = torch.Generator().manual_seed(1)
+    hidden, other = torch.randn(2, *ids.shape, 64, generator=generator)
+
+    def rule_out(_module: object, _given: object, logits: torch.Tensor) -> torch.Tensor:
+        return logits.index_fill(-1, torch.tensor([7]), -torch.inf)
+
+    tiny_model.lm_head.register_forward_hook(rule_out)
+    allowed = ids.masked_fill(ids == 7, 8)
+    with torch.no_grad():
+        reference = Reference(tiny_model, hidden, allowed)
+        loss, divergence = reference.compare(other)
+        assert reference.compare(hidden) == (reference.loss, 0.0)
+    assert 0.0 < divergence < 100.0
+    assert loss < 100.0
