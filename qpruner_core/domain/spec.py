@@ -293,6 +293,12 @@ class SearchSpec:
             f"The number of rungs is {self.rungs}",
             "Give 1 to measure every plan on all text, at most 6.",
         )
+        _require(
+            self.rungs == 1 or self.objective == "loss",
+            f"A search for {self.objective} was asked for in {self.rungs} rungs, but rungs "
+            f"compare losses on a part of the text, which say nothing of the answers to tasks",
+            "Search for the loss, or measure every plan in full with 1 rung.",
+        )
         self._check_joint()
 
     def _check_joint(self) -> None:

@@ -129,23 +129,31 @@ class Materials:
         """Return the model in memory as it is, dense or pruned; the dense one if there is none."""
         return self._model if self._model is not None else self.dense()
 
-    def bank(self, precisions: tuple[str, ...], levels: Sequence[int] = ()) -> Bank:
+    def bank(
+        self,
+        precisions: tuple[str, ...],
+        levels: Sequence[int] = (),
+        packed: bool | None = None,
+    ) -> Bank:
         """Return the bank of one pruned model: every Linear quantised once per precision.
 
         Args:
             precisions: Catalogue names.
             levels: As for `pruned`.
+            packed: As for `Bank`.
         """
         model = self.pruned(levels)
-        key = (self._model_key, tuple(sorted(precisions)))
+        is_packed = self._device.kind == "cuda" if packed is None else packed
+        key = (self._model_key, tuple(sorted(precisions)), is_packed)
         if not isinstance(self._bank, Bank) or self._bank_key != key:
             self._bank = None
-            self._bank = Bank(model.model, self.layout(levels), precisions, self._device)
+            layout = self.layout(levels)
+            self._bank = Bank(model.model, layout, precisions, self._device, packed=packed)
             self._bank_key = key
         return self._bank
 
     def search_bank(
-        self, precisions: tuple[str, ...], levels: Sequence[Level]
+        self, precisions: tuple[str, ...], levels: Sequence[Level], packed: bool | None = None
     ) -> Bank | LevelBank:
         """Return the bank that measures the plans of a search.
 
@@ -155,17 +163,21 @@ class Materials:
         Args:
             precisions: Catalogue names.
             levels: All levels of a joint search; empty for any other.
+            packed: As for `Bank`.
         """
         if not levels:
-            return self.bank(precisions)
-        key = (self._record().spec.model, tuple(levels), tuple(sorted(precisions)))
+            return self.bank(precisions, packed=packed)
+        is_packed = self._device.kind == "cuda" if packed is None else packed
+        key = (self._record().spec.model, tuple(levels), tuple(sorted(precisions)), is_packed)
         if not isinstance(self._bank, LevelBank) or self._bank_key != key:
             dense = self.dense()
             # From here on, what is in memory is neither the dense model nor a pruned one.
             self._forget()
             models = level_models(dense, levels)
             layouts = [level.layout for level in levels]
-            bank = LevelBank((m.model for m in models), layouts, precisions, self._device)
+            bank = LevelBank(
+                (m.model for m in models), layouts, precisions, self._device, packed=packed
+            )
             outcome = self._outcome()
             self._model = replace(dense, model=cast("PreTrainedModel", bank.model))
             self._model_key = (self._record().spec.model, (outcome.plan, outcome.biases))

@@ -1,11 +1,17 @@
-"""When a search ends before its last trial: the measured front has not moved for long."""
+"""The end of a search: before its last trial where the front has not moved for long, and what a
+person should know of it then.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
+from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.record import Trial
+from qpruner_core.domain.spec import RunSpec
+from qpruner_core.errors import InfeasibleBudgetError, NotReadyError, QPrunerError
 from qpruner_core.search.costs import cost_of
+from qpruner_core.search.noise import too_few_items, too_small
 from qpruner_core.search.pareto import Point, badness, non_dominated
 
 
@@ -27,9 +33,9 @@ def unmoved(baselines: Iterable[Trial], trials: Sequence[Trial], objective: str,
         count += 1
         if trial.metrics is None:
             continue
-        moved = _front([*front, _point(trial, objective, cost)])
-        if moved != front:
-            front, count = moved, 0
+        x, y = _point(trial, objective, cost)
+        if not any(at <= x and bad <= y for at, bad in front):
+            front, count = _front([*front, (x, y)]), 0
     return count
 
 
@@ -48,6 +54,59 @@ def out_of_patience(n_unmoved: int, n_finished: int, patience: int, n_trials: in
         f"stopped after {n_finished} of {n_trials} trials: the measured front has not moved for "
         f"{n_unmoved} trials"
     )
+
+
+def nothing_measured(trials: Sequence[Trial]) -> QPrunerError:
+    """Return why none of the trials can be chosen."""
+    failed = [trial for trial in trials if trial.state == "failed"]
+    if failed and not any(trial.metrics for trial in trials):
+        return NotReadyError(
+            f"None of the {len(failed)} plans that were tried could be measured. The first failed "
+            f"with: {failed[0].reason}"
+        )
+    return InfeasibleBudgetError(
+        "No plan that was measured fits the memory budget. Raise the budget, or measure more "
+        "trials."
+    )
+
+
+def remarks(
+    spec: RunSpec,
+    trials: Sequence[Trial],
+    front: Sequence[Trial],
+    losses_of: Callable[[PrecisionPlan], Sequence[float]],
+    ending: str,
+) -> tuple[str, ...]:
+    """Return what a person should know of a search beside its numbers.
+
+    Args:
+        spec: What the run asks for.
+        trials: All trials, without baselines.
+        front: The measured front, by ascending cost.
+        losses_of: Returns the loss of every evaluation sequence under a plan.
+        ending: Why the search ended early, or empty.
+    """
+    found = [f"The search {ending}."] if ending else []
+    reused = sum(trial.metrics is not None and bool(trial.metrics.measured_in) for trial in trials)
+    if reused:
+        found.append(
+            f"{reused} of {len(trials)} trials were measured by an earlier search of this run and "
+            f"taken over. They count as trials; ask for {reused} more to measure as many new "
+            f"plans."
+        )
+    if spec.search.cost == "training_memory":
+        found.append("Training memory is estimated for every plan, not measured.")
+    if spec.search.objective == "loss":
+        told = too_small([losses_of(trial.plan) for trial in front], spec.data.sequence_length)
+    else:
+        told = too_few_items([_wrong(trial) for trial in front])
+    return (*found, told) if told else tuple(found)
+
+
+def _wrong(trial: Trial) -> list[float]:
+    """Return 1 for every item of the tasks that was answered wrongly, 0 for every other."""
+    results = trial.metrics.tasks.values() if trial.metrics is not None else ()
+    return [float(not answer) for result in results for answer in result.correct]
 
 
 def _point(trial: Trial, objective: str, cost: str) -> Point:

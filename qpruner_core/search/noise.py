@@ -81,31 +81,57 @@ def too_small(front: Sequence[Losses], sequence_length: int) -> str:
         Empty where all known neighbours are told apart. Else how many are not, with the largest of
         their standard errors, and how much text would tell the least different of them apart.
     """
+    words = _Words(
+        read=f"sequences of {sequence_length} tokens",
+        unit="nats per token",
+        more="tokens of held-out text",
+        each=sequence_length,
+    )
+    return _told(front, words)
+
+
+def too_few_items(front: Sequence[Losses]) -> str:
+    """Return a sentence where the items of the tasks do not tell neighbours of a front apart.
+
+    Args:
+        front: As for `too_small`, with 1 for every item that was answered wrongly and 0 for every
+            other.
+    """
+    return _told(front, _Words(read="items", unit="of accuracy", more="items", each=1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Words:
+    """How the sentence names what was read."""
+
+    read: str
+    unit: str
+    more: str
+    each: int
+    """What one of them counts in the advice."""
+
+
+def _told(front: Sequence[Losses], words: _Words) -> str:
     pairs = [paired_error(a, b) for a, b in pairwise(front) if a and len(a) == len(b)]
     unresolved = [pair for pair in pairs if not pair.is_resolved]
     if not unresolved:
         return ""
-    n = unresolved[0].n_sequences
-    error = max(pair.error for pair in unresolved)
-    found = (
-        f"{len(unresolved)} of {len(pairs)} neighbours on the measured front differ by less than "
-        f"twice the standard error of their difference"
-    )
-    noise = (
-        f"at most {error:.4f} nats per token" if error < inf else "unknown for a single sequence"
-    )
+    n, error = unresolved[0].n_sequences, max(pair.error for pair in unresolved)
+    noise = f"at most {error:.4f} {words.unit}" if error < inf else "unknown of a single one"
     return (
-        f"{found} ({noise}, {n} sequences of {sequence_length} tokens): the evaluation text is "
-        f"too small to tell them apart. {_advice(unresolved, sequence_length)}"
+        f"{len(unresolved)} of {len(pairs)} neighbours on the measured front differ by less than "
+        f"twice the standard error of their difference ({noise}, {n} {words.read}): the "
+        f"evaluation set is too small to tell them apart. {_advice(unresolved, words)}"
     )
 
 
-def _advice(unresolved: Sequence[PairedDifference], sequence_length: int) -> str:
+def _advice(unresolved: Sequence[PairedDifference], words: _Words) -> str:
     needed = max(pair.needed_sequences for pair in unresolved)
     if needed > MOST_TEXT * unresolved[0].n_sequences:
         return (
-            f"They are alike for all that text can say here: even {MOST_TEXT} times as much would "
-            f"not do. Take the cheaper one of each pair."
+            f"Some are alike for all that it can say: even {MOST_TEXT} times as much would not "
+            f"do. Take the cheaper one of each pair."
         )
-    tokens = ceil(needed) * sequence_length
-    return f"Evaluate on about {tokens:,} tokens of held-out text, or take the cheaper one."
+    return (
+        f"Evaluate on about {ceil(needed) * words.each:,} {words.more}, or take the cheaper one."
+    )

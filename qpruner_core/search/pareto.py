@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.record import Trial
+from qpruner_core.search.costs import cost_of
 
 Point = tuple[float, float]
 
@@ -43,12 +44,21 @@ def hypervolume(points: Iterable[Point], reference: Point) -> float:
     )
 
 
-def front_numbers(trials: Iterable[Trial], objective: str) -> tuple[int, ...]:
+def front_numbers(
+    trials: Iterable[Trial], objective: str, cost: str = "weight_bytes"
+) -> tuple[int, ...]:
     """Return the numbers of the non-dominated among measured trials and baselines, by ascending
-    bytes.
+    cost.
+
+    Args:
+        trials: Measured or not.
+        objective: As in `SearchSpec.objective`.
+        cost: As in `SearchSpec.cost`.
     """
     measured = [
-        (trial.number, _point(trial.metrics, objective)) for trial in trials if trial.metrics
+        (trial.number, (cost_of(trial.metrics, cost), badness(trial.metrics, objective)))
+        for trial in trials
+        if trial.metrics
     ]
     return tuple(measured[i][0] for i in non_dominated([point for _, point in measured]))
 
@@ -61,7 +71,3 @@ def best_measured(trials: Iterable[Trial], objective: str, budget_bytes: int) ->
         if trial.metrics is not None and trial.metrics.weight_bytes <= budget_bytes
     ]
     return min(points, key=lambda point: point[:2])[2] if points else None
-
-
-def _point(metrics: Metrics, objective: str) -> Point:
-    return (float(metrics.weight_bytes), badness(metrics, objective))
