@@ -116,7 +116,9 @@ def outside(found: Floats) -> Floats:
 
 def _cost(found: Floats, taken: Floats) -> Floats:
     far = np.abs(np.array(_PLACES, dtype=np.float64)).sum(axis=1)
-    covered = overlaps(found, taken).sum(axis=1)
+    low, high = found[:, :2].min(axis=0), found[:, 2:].max(axis=0)
+    near = ((taken[:, :2] < high) & (taken[:, 2:] > low)).all(axis=1)
+    covered = overlaps(found, taken[near]).sum(axis=1)
     cost: Floats = covered + _OUTSIDE * outside(found) + _FAR * far
     return cost
 

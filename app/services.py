@@ -16,6 +16,7 @@ import numpy as np
 import streamlit as st
 
 from app import line, points, wording
+from app.clouds import Cloud
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.progress import Progress
 from qpruner_core.domain.record import ModelCard, QuantizationOutcome, RunRecord, Trial
@@ -105,16 +106,32 @@ def folder_exists(path: str) -> bool:
 
 
 def trials(record: RunRecord) -> tuple[Trial, ...]:
-    """Return what the finished search holds, else what an unfinished one has come to."""
-    return points.trials_of(record) or live_trials(record)
+    """Return what the finished search holds, else what an unfinished one has come to; the same
+    tuple while nothing has changed.
+    """
+    if record.search is None:
+        return live_trials(record)
+    return once(f"trials/{record.run_id}", record.search, lambda: points.trials_of(record))
+
+
+def measured(record: RunRecord) -> Cloud:
+    """Return all measured plans of a run; the same value while no more are measured."""
+    told = trials(record)
+    return once(f"measured/{record.run_id}", told, lambda: Cloud(points.of_trials(record, told)))
 
 
 def live_trials(record: RunRecord) -> tuple[Trial, ...]:
     """Return baselines and trials of a run's study as they stand now, while the search still runs
-    too.
+    too; the same tuple while nothing has changed.
     """
-    known = store().read_value(record.run_id, record.baselines_name, tuple[Trial, ...])
-    return (*(known or ()), *_reader(store().study_url(), record.study_name).read())
+    known = store().read_value(record.run_id, record.baselines_name, tuple[Trial, ...]) or ()
+    told = _reader(store().study_url(), record.study_name).read()
+    key = f"live/{record.study_name}"
+    before, joined = once(key, told, lambda: (known, (*known, *told)))
+    if before != known:  # baselines are few, and come before most trials
+        _kept(str(home())).pop(key, None)
+        _, joined = once(key, told, lambda: (known, (*known, *told)))
+    return joined
 
 
 @st.cache_resource(show_spinner=False, max_entries=64)
