@@ -406,6 +406,9 @@ class RunRecord:
         if self.prune is None:
             return None
         plan = self.prune.plan
+        levels = self.quantize.levels if self.quantize is not None else ()
+        if levels and self.spec.search.joint != "none":
+            return [dict(level.plan.kept) for level in levels]
         if not (plan.dropped_layers or plan.biases):
             return dict(plan.kept)
         return {**asdict(plan), "values": self.prune.biases}

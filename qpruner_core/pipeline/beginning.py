@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from qpruner_core.catalog import STRATEGIES
+from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.record import STEPS, ModelCard, RunRecord
 from qpruner_core.domain.spec import PruningSpec, RunSpec
 from qpruner_core.errors import BadInputError
 from qpruner_core.inspection import inspect_model
+from qpruner_core.pipeline.joint import check_carried, check_joint, likely_layouts
 from qpruner_core.pipeline.searching import check_budget
 from qpruner_core.pruning.biases import with_biases
 from qpruner_core.pruning.selection import select
@@ -80,8 +82,25 @@ def check_feasible(record: RunRecord, spec: RunSpec, steps: tuple[str, ...]) -> 
         plan = select(layout, None, spec.pruning).plan
         wanted = spec.pruning.compensation == "bias"
         pruned = layout.pruned(with_biases(layout, plan) if wanted else plan)
-    is_known = "prune" not in steps or widths_are_known(spec.pruning)
-    if is_known and ("quantize" in steps or "search" in steps):
-        check_shapes(pruned, spec.search.precisions)
+    further: tuple[ModelLayout, ...] = ()
+    if "quantize" in steps or "search" in steps:
+        check_joint(spec, layout)
+        further = _further(record, spec, layout, steps)
+        if "prune" not in steps or widths_are_known(spec.pruning):
+            check_shapes(pruned, spec.search.precisions)
+        if "quantize" not in steps or widths_are_known(spec.pruning):
+            for level, ratio in zip(further, spec.search.ratios, strict=False):
+                check_carried(level, ratio, spec.search.precisions)
     if "search" in steps:
-        check_budget(spec.search, layout, pruned)
+        check_budget(spec.search, layout, pruned, further)
+
+
+def _further(
+    record: RunRecord, spec: RunSpec, dense: ModelLayout, steps: tuple[str, ...]
+) -> tuple[ModelLayout, ...]:
+    """Return the layouts of a joint search's further levels: those that were decided, else what
+    the ratios alone tell.
+    """
+    if record.quantize is not None and "quantize" not in steps:
+        return tuple(level.layout for level in record.quantize.levels[1:])
+    return likely_layouts(dense, spec)

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 from qpruner_core.domain.joint import Level, composed, removed_share
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.plan import PrecisionPlan, PruningPlan
-from qpruner_core.domain.record import PruningOutcome
+from qpruner_core.domain.record import PruningOutcome, QuantizationOutcome
 from qpruner_core.domain.spec import PruningSpec, RunSpec, SearchSpec
-from qpruner_core.errors import BadInputError, NotReadyError
+from qpruner_core.errors import BadInputError, IncompatibleShapeError, NotReadyError
 from qpruner_core.pruning.selection import select
 from qpruner_core.pruning.surgery import prune_
+from qpruner_core.quantization.shapes import check_shapes
 from qpruner_core.search.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -101,11 +102,13 @@ def decide_levels(
         search: What is searched.
 
     Raises:
-        BadInputError: Two ratios round to the very same units.
+        BadInputError: Two ratios round to the very same widths.
+        IncompatibleShapeError: A precision of the search cannot carry some width of a level.
         NotReadyError: The run was not scored by the criterion that it was pruned by.
     """
     if search.joint == "none":
         return ()
+    check_shapes(own.layout, search.precisions)
     levels = [Level(ratio=own.spec.ratio, plan=own.plan, layout=own.layout)]
     for ratio in search.ratios:
         cut = decide(replace(own.spec, ratio=ratio))
@@ -115,8 +118,41 @@ def decide_levels(
                 f"Pruning ratios of {twin.ratio:g} and {ratio:g} leave the very same widths, as "
                 f"whole units and rounded widths have none between. Choose ratios further apart."
             )
+        check_carried(cut.layout, ratio, search.precisions)
         levels.append(Level(ratio=ratio, plan=cut.plan, layout=cut.layout))
     return tuple(levels)
+
+
+def check_carried(layout: ModelLayout, ratio: float, precisions: Sequence[str]) -> None:
+    """Refuse precisions that cannot carry the widths of a level.
+
+    Raises:
+        IncompatibleShapeError: Blocks do not divide some width; the ratio and every Linear are
+            named.
+    """
+    try:
+        check_shapes(layout, precisions)
+    except IncompatibleShapeError as error:
+        raise IncompatibleShapeError(f"At a pruning ratio of {ratio:g}, {error}") from error
+
+
+def check_levels(spec: RunSpec, outcome: QuantizationOutcome) -> None:
+    """Refuse a joint search whose levels were not measured.
+
+    Raises:
+        BadInputError: The quantising step knows other ratios than the search asks for.
+    """
+    if spec.search.joint == "none":
+        return
+    known = tuple(level.ratio for level in outcome.levels)
+    asked = (spec.pruning.ratio, *spec.search.ratios)
+    if known != asked:
+        raise BadInputError(
+            f"The joint search asks for the pruning ratios {', '.join(f'{r:g}' for r in asked)}, "
+            f"but sensitivities were measured for "
+            f"{', '.join(f'{r:g}' for r in known) or 'none of them'}. Run the quantising step "
+            f"again."
+        )
 
 
 def search_space(

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from qpruner_core.catalog import CRITERIA, check_spec
+from qpruner_core.catalog import check_spec
 from qpruner_core.domain.compression import CompressionOutcome
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.plan import PrecisionPlan
@@ -27,7 +27,7 @@ from qpruner_core.domain.record import (
 )
 from qpruner_core.domain.spec import PruningSpec, RunSpec
 from qpruner_core.errors import BadInputError, NotReadyError
-from qpruner_core.importance import layer_signal, score, table
+from qpruner_core.importance import score, table
 from qpruner_core.inspection import inspect_model
 from qpruner_core.models.device import Device
 from qpruner_core.pipeline.beginning import check_feasible, merged
@@ -36,16 +36,14 @@ from qpruner_core.pipeline.compressing import compress_run
 from qpruner_core.pipeline.cutting import Cutting
 from qpruner_core.pipeline.exporting import export_trial
 from qpruner_core.pipeline.materials import Materials, bytes_16_bit
+from qpruner_core.pipeline.quantizing import measure_signals
 from qpruner_core.pipeline.samples import continue_text
 from qpruner_core.pipeline.searching import Searching
+from qpruner_core.pipeline.timing import with_times
 from qpruner_core.quantization.packing import pack_, packed_bytes
-from qpruner_core.quantization.sensitivity import measure as measure_sensitivities
 from qpruner_core.recovery.lora import recover
 from qpruner_core.search.pareto import front_numbers
-from qpruner_core.search.space import SearchSpace
 from qpruner_core.store.records import RunStore
-
-SIGNAL = "mutual_information"
 
 
 class Line:
@@ -156,27 +154,10 @@ class Line:
         )
 
     def _quantize(self) -> QuantizationOutcome:
-        spec = self.record().spec.search
-        pruned = self._materials.pruned()
-        layout = self._materials.layout()
-        ids = self._materials.corpus().calibration
-        self._tell("quantize", 0, 1, "mutual information per layer")
-        options = self.record().spec.importance.options.get(SIGNAL, {})
-        information = layer_signal(
-            SIGNAL, pruned.model, layout, ids, CRITERIA.options(SIGNAL, options), spec.seed
-        )
-        bank = self._materials.bank(spec.precisions)
-        space = SearchSpace(layout, spec.precisions, spec.tie)
-        measured = measure_sensitivities(bank, space.units, ids, self.on_progress)
-        bank.restore()
-        return QuantizationOutcome(
-            tie=spec.tie,
-            precisions=spec.precisions,
-            sensitivities=measured.cells,
-            loss_16_bit=measured.loss_16_bit,
-            mutual_information=tuple(float(value) for value in information),
-            device=pruned.device.name,
-        )
+        decide = self._cutting.decide
+        record, materials = self.record(), self._materials
+        measured = measure_signals(record, materials, decide, self.on_progress)
+        return with_times(record, materials, measured)
 
     def _evaluate(self) -> Metrics:
         pruned = self._materials.pruned()
@@ -191,10 +172,10 @@ class Line:
         record = self.record()
         trial = self._trial(record.spec.recovery.trial)
         spec = replace(record.spec.recovery, trial=trial.number)
-        layout = self._materials.layout()
+        layout = self._materials.layout(trial.plan.levels)
         training = self._materials.training(spec.sequence_length)
         suite = self._materials.suite()
-        taken = self._materials.take_pruned()
+        taken = self._materials.take_pruned(trial.plan.levels)
         pack_(taken.model, layout, trial.plan, taken.device.compute_dtype)
         size = packed_bytes(taken.model)
 
@@ -329,7 +310,8 @@ class Line:
         chosen = self._trial(trial)
         dense = self._materials.dense()
         original = continue_text(dense.model, dense.tokenizer, prompt)
-        bank = self._materials.bank(tuple(dict.fromkeys(chosen.plan.precisions.values())))
+        precisions = tuple(dict.fromkeys(chosen.plan.precisions.values()))
+        bank = self._materials.bank(precisions, chosen.plan.levels)
         bank.apply(chosen.plan)
         compressed = continue_text(bank.model, dense.tokenizer, prompt)
         bank.restore()

@@ -5,6 +5,7 @@ A slot is measured once, however often it is asked for.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -28,12 +29,12 @@ from qpruner_core.errors import (
     NonFiniteLossError,
     NotReadyError,
 )
+from qpruner_core.pipeline.joint import check_levels, search_space
 from qpruner_core.pipeline.materials import Materials
 from qpruner_core.quantization.shapes import check_plan
 from qpruner_core.search.asking import Known
 from qpruner_core.search.pareto import best_measured, front_numbers
 from qpruner_core.search.presets import QPRUNER_3, baselines, qpruner_3
-from qpruner_core.search.space import SearchSpace
 from qpruner_core.search.study import Study
 from qpruner_core.store.records import RunStore
 
@@ -43,8 +44,19 @@ OUT_OF_MEMORY = (
 )
 
 
-def check_budget(spec: SearchSpec, dense: ModelLayout, pruned: ModelLayout) -> int:
+def check_budget(
+    spec: SearchSpec,
+    dense: ModelLayout,
+    pruned: ModelLayout,
+    further: Sequence[ModelLayout] = (),
+) -> int:
     """Return the budget in bytes if some plan of the pruned model fits it.
+
+    Args:
+        spec: What is searched.
+        dense: What a budget given as a fraction refers to.
+        pruned: The model as the run prunes it.
+        further: It at every further level of a joint search.
 
     Raises:
         BadInputError: The budget is no number.
@@ -52,7 +64,7 @@ def check_budget(spec: SearchSpec, dense: ModelLayout, pruned: ModelLayout) -> i
     """
     reference = dense_bytes(dense)
     budget = parse_budget(spec.memory_budget, reference)
-    SearchSpace(pruned, spec.precisions, spec.tie).check_budget(budget, reference)
+    search_space(pruned, spec, further).check_budget(budget, reference)
     return budget
 
 
@@ -70,8 +82,10 @@ class Searching:
         self._spec, self._name = record.spec.search, record.study_name
         self._baselines_name, self._by_hand_name = record.baselines_name, record.by_hand_name
         self._layout = record.prune.layout
-        self._budget = check_budget(self._spec, record.load.layout, self._layout)
-        self._space = SearchSpace(self._layout, self._spec.precisions, self._spec.tie)
+        self._levels = signals.levels if self._spec.joint != "none" else ()
+        further = [level.layout for level in self._levels[1:]]
+        self._budget = check_budget(self._spec, record.load.layout, self._layout, further)
+        self._space = search_space(self._layout, self._spec, further)
         presets = baselines(
             self._space,
             self._layout,
@@ -138,7 +152,7 @@ class Searching:
         for trial in known:
             if trial.plan.key == plan.key:
                 return trial
-        check_plan(self._layout, plan)
+        check_plan(self._space.layout_of(plan), plan)
         trial = Trial(
             number=FIRST_BY_HAND + len(known),
             name=f"by hand {len(known) + 1}",
@@ -151,7 +165,7 @@ class Searching:
     def measure(self, plan: PrecisionPlan) -> Metrics:
         """Measure one plan on the pruned model: point every Linear at its candidate, evaluate."""
         wanted = (*self._bank_precisions(), *plan.precisions.values())
-        bank = self._materials.bank(tuple(dict.fromkeys(wanted)))
+        bank = self._materials.search_bank(tuple(dict.fromkeys(wanted)), self._levels)
         bank.apply(plan)
         return self._materials.suite().evaluate(
             bank.model,
@@ -252,4 +266,5 @@ def _require_sensitivities(record: RunRecord) -> QuantizationOutcome:
             f"{', '.join(outcome.precisions)}, but the search asks for ties by {spec.tie} and "
             f"{', '.join(spec.precisions)}. Run the quantising step again with these choices."
         )
+    check_levels(record.spec, outcome)
     return outcome

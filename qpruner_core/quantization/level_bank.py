@@ -23,7 +23,7 @@ from qpruner_core.catalog import precision_formats
 from qpruner_core.domain.footprint import BYTES_16_BIT
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.plan import PrecisionPlan
-from qpruner_core.errors import BadInputError
+from qpruner_core.errors import BadInputError, IncompatibleShapeError
 from qpruner_core.quantization.bank import SHARE_FOR_CANDIDATES, Bank, bytes_beside
 from qpruner_core.quantization.shapes import check_shapes
 
@@ -47,13 +47,13 @@ class LevelBank:
         packed: bool | None = None,
         on_host: bool | None = None,
     ) -> None:
-        """Quantise every Linear of every level once per precision.
+        """Quantise every Linear of every level once per precision that the level carries.
 
         Args:
             models: The model at every level, level 0 first, each as `Bank` asks. They may share
                 what is not in their decoder layers, and are asked for one at a time.
             layouts: Their layouts; the names of their Linears are the same.
-            precisions: Catalogue names, each once.
+            precisions: Catalogue names, each once; level 0 carries all of them.
             device: Where the models lie.
             packed: As for `Bank`.
             on_host: Layers and packed candidates that are not shown lie in host memory; None: when
@@ -61,10 +61,9 @@ class LevelBank:
 
         Raises:
             UnknownNameError: A precision has no catalogue entry.
-            IncompatibleShapeError: A precision cannot carry some width of some level.
+            IncompatibleShapeError: A precision cannot carry some width of level 0.
         """
-        for layout in layouts:
-            check_shapes(layout, precisions)
+        check_shapes(layouts[0], precisions)
         is_packed = device.kind == "cuda" if packed is None else packed
         crowded = _are_crowded(layouts, precisions, device) if on_host is None else on_host
         self._host = torch.device("cpu") if is_packed and crowded else None
@@ -77,7 +76,8 @@ class LevelBank:
         self._beside: list[list[int]] = []
         banks: list[Bank] = []
         for model, layout in zip(models, layouts, strict=True):
-            bank = Bank(model, layout, precisions, device, packed=is_packed, on_host=crowded)
+            held = tuple(name for name in precisions if _carries(layout, name))
+            bank = Bank(model, layout, held, device, packed=is_packed, on_host=crowded)
             self._take(bank, is_hidden=bool(banks))
             banks.append(bank)
         self.banks = tuple(banks)
@@ -99,8 +99,9 @@ class LevelBank:
         """Point every layer at its level and every Linear at its candidate.
 
         Raises:
-            BadInputError: As for `Bank.apply`, or the plan names levels that are not here; the
-                model is unchanged then.
+            BadInputError: As for `Bank.apply`, or the plan names levels that are not here.
+            IncompatibleShapeError: A precision cannot carry some width at its layer's level. The
+                model is unchanged in both cases.
         """
         for layer, level in enumerate(self._levels(plan)):
             self.set_level(layer, level)
@@ -111,7 +112,7 @@ class LevelBank:
         """Return the bytes of the model under a plan, as `Bank.packed_bytes` counts them.
 
         Raises:
-            BadInputError: As for `apply`.
+            BadInputError: As for `apply`, and so for IncompatibleShapeError.
         """
         levels = self._levels(plan)
         beside = self._outside
@@ -174,7 +175,20 @@ class LevelBank:
                 f"this bank holds {self.layout.n_layers} layers at {self.n_levels} levels, from "
                 f"0. Make a plan for the levels of this search."
             )
+        for name, precision in plan.precisions.items():
+            level = levels[self._layer_of[name]]
+            if precision not in self.banks[level].precisions:
+                check_shapes(self.layouts[level], (precision,))
         return levels
+
+
+def _carries(layout: ModelLayout, precision: str) -> bool:
+    """Whether a precision carries all widths of a model."""
+    try:
+        check_shapes(layout, (precision,))
+    except IncompatibleShapeError:
+        return False
+    return True
 
 
 def _are_crowded(

@@ -14,7 +14,7 @@ import torch
 from qpruner_core.catalog import precision_formats
 from qpruner_core.domain.footprint import plan_bytes
 from qpruner_core.domain.joint import Level, composed
-from qpruner_core.domain.plan import PrecisionPlan
+from qpruner_core.domain.plan import PrecisionPlan, PruningPlan
 from qpruner_core.domain.spec import PruningSpec
 from qpruner_core.errors import BadInputError, IncompatibleShapeError
 from qpruner_core.inspection.cards import ModelCard
@@ -209,13 +209,24 @@ def test_levels_that_are_not_there_are_refused_and_change_nothing(
     assert torch.equal(logits(joint.bank.model), before)
 
 
-def test_a_level_whose_widths_a_precision_cannot_carry_is_refused(
+def test_a_precision_that_one_level_cannot_carry_is_held_by_the_others(
     tiny_model: LlamaForCausalLM,
 ) -> None:
     layout = llama.layout(tiny_model.config.to_dict())
     kinds = ("mlp_channels",)
     spec = PruningSpec(ratio=0.31, protect_first=0, protect_last=0, width_multiple=1, kinds=kinds)
     narrow = select(layout, None, spec)
-    layouts = [layout, narrow.layout]
+    level = Level(ratio=0.31, plan=narrow.plan, layout=narrow.layout)
+    own = Level(ratio=0.0, plan=PruningPlan(kept={}), layout=layout)
+    models = (m.model for m in level_models(loaded(tiny_model, layout), (own, level)))
+    bank = LevelBank(models, [layout, narrow.layout], PRECISIONS, CPU)
+    before = logits(bank.model)
+    plan = PrecisionPlan.uniform(layout, "nf4")
     with pytest.raises(IncompatibleShapeError, match="down_proj"):
-        LevelBank([tiny_model, tiny_model], layouts, PRECISIONS, CPU)
+        bank.apply(replace(plan, levels=(0, 1, 0)))
+    assert torch.equal(logits(bank.model), before)
+    bank.apply(plan)
+    bank.apply(replace(PrecisionPlan.uniform(layout, "int8"), levels=(0, 1, 0)))
+    assert not torch.equal(logits(bank.model), before)
+    with pytest.raises(IncompatibleShapeError, match="down_proj"):
+        LevelBank([tiny_model], [narrow.layout], PRECISIONS, CPU)

@@ -1,0 +1,85 @@
+"""The step *quantize*: what every layer tells of the prediction, and what every precision, and
+every pruning level of a joint search, costs in every unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+from qpruner_core.catalog import CRITERIA
+from qpruner_core.domain.joint import Level
+from qpruner_core.domain.progress import OnProgress, Progress
+from qpruner_core.domain.record import QuantizationOutcome, RunRecord, SensitivityCell
+from qpruner_core.domain.spec import PruningSpec
+from qpruner_core.importance import measured_signal
+from qpruner_core.pipeline.cutting import Cut
+from qpruner_core.pipeline.joint import decide_levels, search_space
+from qpruner_core.pipeline.materials import Materials
+from qpruner_core.quantization.bank import Bank
+from qpruner_core.quantization.level_bank import LevelBank
+from qpruner_core.quantization.level_sensitivity import measure_levels
+from qpruner_core.quantization.sensitivity import measure
+
+
+def measure_signals(
+    record: RunRecord,
+    materials: Materials,
+    decide: Callable[[PruningSpec], Cut],
+    on_progress: OnProgress,
+) -> QuantizationOutcome:
+    """Return the slot of *quantize*; the bank of the search stays in memory.
+
+    Args:
+        record: A run that has been pruned.
+        materials: Its models.
+        decide: Returns what a pruning spec removes from the dense model.
+        on_progress: Told what is measured.
+    """
+    spec = record.spec.search
+    levels = _levels(record, materials, decide, on_progress)
+    pruned = materials.pruned()
+    layout = materials.layout()
+    ids = materials.corpus().calibration
+    title = CRITERIA.entry(spec.information).title
+    on_progress(Progress(step="quantize", done=0, total=1, message=f"{title} per layer"))
+    options = record.spec.importance.options.get(spec.information, {})
+    information = measured_signal(spec.information, pruned.model, layout, ids, options, spec.seed)
+    bank = materials.search_bank(spec.precisions, levels)
+    units = search_space(layout, spec, [level.layout for level in levels[1:]]).units
+    # The bank of several levels has the face of that of one, and shows level 0 here.
+    measured = measure(cast("Bank", bank), units, ids, on_progress)
+    further: tuple[SensitivityCell, ...] = ()
+    if isinstance(bank, LevelBank):
+        further = measure_levels(bank, units, ids, on_progress)
+    bank.restore()
+    return QuantizationOutcome(
+        tie=spec.tie,
+        precisions=spec.precisions,
+        sensitivities=(*measured.cells, *further),
+        loss_16_bit=measured.loss_16_bit,
+        mutual_information=tuple(float(value) for value in information.values),
+        device=pruned.device.name,
+        levels=levels,
+        information_stability=information.stability,
+    )
+
+
+def _levels(
+    record: RunRecord,
+    materials: Materials,
+    decide: Callable[[PruningSpec], Cut],
+    on_progress: OnProgress,
+) -> tuple[Level, ...]:
+    """Return the pruning levels of a joint search, whose bank is in memory then; none of any
+    other.
+    """
+    spec = record.spec.search
+    if spec.joint == "none" or record.prune is None:
+        return ()
+    words = "the model at every pruning ratio"
+    on_progress(Progress(step="quantize", done=0, total=1, message=words))
+    levels = decide_levels(decide, record.prune, spec)
+    # Now, as the levels are cut from the dense model, which was needed to decide them.
+    materials.search_bank(spec.precisions, levels)
+    return levels
