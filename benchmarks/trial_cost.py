@@ -2,8 +2,7 @@
 
 A trial points the model at a plan's candidates and evaluates it; the bare forward evaluates the
 plain dense model and does nothing else. Both run in turns in one process, so that whatever else
-the machine does falls on both. Also measured: all sensitivities over one whole forward pass per
-cell.
+the machine does falls on both. What sensitivities cost is measured by `sensitivity_cost.py`.
 """
 
 from __future__ import annotations
@@ -32,7 +31,6 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from qpruner_core.data import load_corpus
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.plan import PrecisionPlan
-from qpruner_core.domain.progress import Progress
 from qpruner_core.domain.spec import DataSpec, ModelSpec
 from qpruner_core.evaluation import Suite, build_suite
 from qpruner_core.evaluation.choices import EncodedItem
@@ -40,12 +38,10 @@ from qpruner_core.models.architectures import llama
 from qpruner_core.models.device import Device, pick_device
 from qpruner_core.models.loader import load
 from qpruner_core.quantization.bank import Bank
-from qpruner_core.quantization.sensitivity import measure as measure_sensitivities
 
 T = TypeVar("T")
 PRECISIONS = ("nf4", "int8", "bf16")
 TRIAL_TARGET = 1.10
-SENSITIVITY_TARGET = 0.60
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,32 +112,21 @@ class Cost:
 
 
 def measure(arguments: argparse.Namespace) -> form.Report:
-    """Time bare evaluations and trials in turns, then sensitivities and whole passes in turns."""
+    """Time bare evaluations and trials in turns."""
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     quick = arguments.quick
     subject = random_subject() if arguments.random else demo_subject()
-    built, bank = _timed(lambda: Bank(subject.model, subject.layout, PRECISIONS, subject.device))
+    built, bank = timed(lambda: Bank(subject.model, subject.layout, PRECISIONS, subject.device))
     bare, trial, applied = _in_turns(subject, bank, n_pairs=9 if quick else 25)
-    cells, whole = _sensitivities(subject, bank, subject.ids[: 8 if quick else 32])
     ratio = _median(trial) / _median(bare)
-    share = sum(c.seconds for c in cells) / sum(c.seconds for c in whole)
     rows = [
         _row("bare evaluation forward", bare),
         _row("trial: apply a random plan, evaluate", trial),
         _row("bank.apply alone", applied),
         _row("bank built once", [built]),
-        _row("whole forward pass with its loss", whole),
-        _row("one sensitivity", cells),
     ]
-    targets = (
-        form.Target(name="trial over bare forward", value=ratio, target=TRIAL_TARGET),
-        form.Target(
-            name="all sensitivities over one naive pass per cell",
-            value=share,
-            target=SENSITIVITY_TARGET,
-        ),
-    )
+    targets = (form.Target(name="trial over bare forward", value=ratio, target=TRIAL_TARGET),)
     return form.Report(name="trial_cost", rows=rows, targets=targets)
 
 
@@ -155,7 +140,7 @@ def _in_turns(
         subject.suite.evaluate(subject.model, weight_bytes=0, device_name=subject.device.name)
 
     def try_plan(plan: PrecisionPlan) -> None:
-        applied.append(_timed(lambda: bank.apply(plan))[0])
+        applied.append(timed(lambda: bank.apply(plan))[0])
         evaluate()
 
     evaluate()  # warms up
@@ -164,42 +149,11 @@ def _in_turns(
         for is_trial in (seed % 2 == 0, seed % 2 == 1):  # neither always goes first
             bank.restore()
             if is_trial:
-                trial.append(_timed(lambda plan=plan: try_plan(plan))[0])
+                trial.append(timed(lambda plan=plan: try_plan(plan))[0])
             else:
-                bare.append(_timed(evaluate)[0])
+                bare.append(timed(evaluate)[0])
     bank.restore()
     return bare, trial, applied
-
-
-def _sensitivities(
-    subject: Subject, bank: Bank, ids: torch.Tensor
-) -> tuple[list[Cost], list[Cost]]:
-    """Return the costs of every cell and of one whole pass behind each; ids: one batch.
-
-    The pass is what one would write without the trunk: the model's forward with its own loss.
-    """
-    units = {
-        f"layer.{index}": tuple(li.name for li in subject.layout.linears if li.layer == index)
-        for index in range(subject.layout.n_layers)
-    }
-    on_device = ids.to(subject.device.torch)
-    cells: list[Cost] = []
-    whole: list[Cost] = []
-
-    @torch.no_grad()
-    def naive() -> float:
-        return float(subject.model(input_ids=on_device, labels=on_device).loss)
-
-    def between(_: Progress) -> None:
-        nonlocal started
-        cells.append(_since(started))
-        whole.append(_timed(naive)[0])
-        started = _now()
-
-    naive()  # warms up
-    started = _now()
-    measure_sensitivities(bank, units, ids, between)
-    return cells, whole
 
 
 def random_plan(layout: ModelLayout, seed: int) -> PrecisionPlan:
@@ -210,21 +164,24 @@ def random_plan(layout: ModelLayout, seed: int) -> PrecisionPlan:
     return PrecisionPlan(precisions={linear.name: PRECISIONS[i] for linear, i in pairs})
 
 
-def _now() -> tuple[float, float]:
+def now() -> tuple[float, float]:
+    """Return wall and processor time once the device has nothing left to do."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return perf_counter(), process_time()
 
 
-def _since(started: tuple[float, float]) -> Cost:
-    seconds, cpu_seconds = _now()
+def since(started: tuple[float, float]) -> Cost:
+    """Return what has been spent since `now` gave that."""
+    seconds, cpu_seconds = now()
     return Cost(seconds - started[0], cpu_seconds - started[1])
 
 
-def _timed(work: Callable[[], T]) -> tuple[Cost, T]:
-    started = _now()
+def timed(work: Callable[[], T]) -> tuple[Cost, T]:
+    """Return what some work costs, and what it gives."""
+    started = now()
     found = work()
-    return _since(started), found
+    return since(started), found
 
 
 def _median(costs: list[Cost]) -> float:

@@ -130,8 +130,8 @@ CRITERIA: Registry[Any] = Registry(
         "of what chance adds.",
         target="qpruner_core.importance.mutual_information_binned:BinnedInformation",
         options=(
-            _n_components(2),
-            Option("n_bins", default=8, low=2, high=64, help="Bins per dimension."),
+            _n_components(3),
+            Option("n_bins", default=4, low=2, high=64, help="Bins per dimension."),
             _N_SAMPLES,
         ),
         facts=_INFORMATION,

@@ -19,18 +19,21 @@ from qpruner_core.importance.information import (
     frequent_classes,
 )
 
+_LEAST_PER_CLASS = 8
+"""Samples that a predicted token must exceed to be a class of its own."""
+
 
 class BinnedInformation(InformationSignal):
     """I(X_l; Y) per layer by counting; see `InformationSignal` for what is measured.
 
     Every column of X_l is cut into ``n_bins`` bins of equal numbers of samples, and the columns
-    together into the cells where bins cross: n_bins to the power of n_components at most. Y is the
-    most likely token, the most frequent ones as classes of their own and the rest as one. The
-    estimator is `counted_information`.
+    together into the cells where bins cross: n_bins to the power of n_components at most, which
+    should leave every cell some samples. Y is the most likely token, the most frequent ones as
+    classes of their own and the rest as one. The estimator is `counted_information`.
     """
 
     def __init__(
-        self, n_components: int = 2, n_bins: int = 8, n_samples: int = 1024, *, seed: int = 0
+        self, n_components: int = 3, n_bins: int = 4, n_samples: int = 1024, *, seed: int = 0
     ) -> None:
         super().__init__(n_components, n_samples, seed)
         self._n_bins = n_bins
@@ -40,10 +43,8 @@ class BinnedInformation(InformationSignal):
         return logits.argmax(dim=-1)
 
     def outputs(self, observed: NDArray[Any]) -> NDArray[Any]:
-        """Return the most likely tokens as classes, each with more samples than a column has
-        bins.
-        """
-        return frequent_classes(observed, self._n_bins)
+        """Return the most likely tokens as classes."""
+        return frequent_classes(observed, _LEAST_PER_CLASS)
 
     def estimate(self, components: Floats, outputs: NDArray[Any]) -> float:
         """Return the estimate of `counted_information` between cells and classes."""

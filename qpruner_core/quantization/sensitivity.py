@@ -6,7 +6,8 @@
 both over the same predicted tokens, and both from the same pass: a cell runs the layers once and
 makes its logits once. Hidden states before the unit's first layer do not depend on its precision,
 so they are computed once and every cell runs the layers from there on: on average half of the
-forward pass. The reference is one pass more per batch (see `reference` for what is held of it).
+forward pass. The reference is one pass more per batch, or two where the states before all layers
+are too many to hold (see `reference` for what is held of its predictions).
 
 Within a layer nothing is reused: the attention before an MLP's unit is a third of one layer, out
 of all the layers that its cells run.
@@ -14,7 +15,7 @@ of all the layers that its cells run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any, cast
@@ -30,6 +31,8 @@ from qpruner_core.quantization.reference import Reference
 
 _TOKENS_PER_BATCH = 4096
 """Tokens whose hidden states are held at a time."""
+_STATE_BYTES = 256 * 2**20
+"""Most bytes of the states before all layers that are held; beyond, they are computed twice."""
 BROKEN = 1000.0
 """What a cell counts as whose loss or divergence is no finite number; nats per token. A uniform
 guess over 128 thousand tokens loses 12, so no front takes such a cell while it has a choice.
@@ -131,24 +134,44 @@ class _Walk:
         bank.restore()
         ids = ids.to(bank.device.torch)
         inputs = first_inputs(bank.model, bank.layout, ids)
-        # A pass of its own, as keeping the states before every layer would take n_layers times
-        # the memory.
-        final = run_layers(bank.model, bank.layout, inputs)
+        final, before = self._reference_states(inputs)
         reference = Reference(bank.model, final, ids)
         if not isfinite(reference.loss):
             raise NonFiniteLossError(
                 f"The pruned model gives a loss of {reference.loss} on the calibration text; a "
                 f"finite number is needed to measure sensitivities. Lower the pruning ratio."
             )
-        last = max(self._starting)
-        for layer in range(last + 1):
+        # The range comes first: no layer is run behind which no unit begins.
+        for layer, hidden in zip(range(max(self._starting) + 1), before, strict=False):
+            at = inputs.at(hidden)
             for unit in self._starting.get(layer, ()):
                 for precision in bank.precisions:
-                    self._try(unit, precision, inputs, layer, reference, sums[unit, precision])
-            if layer < last:
-                hidden = run_layers(bank.model, bank.layout, inputs, layer, layer + 1)
-                inputs = inputs.at(hidden)
+                    self._try(unit, precision, at, layer, reference, sums[unit, precision])
         return reference.loss
+
+    def _reference_states(
+        self, inputs: LayerInputs
+    ) -> tuple[torch.Tensor, Iterable[torch.Tensor]]:
+        """Return the states after the last layer of the model as pruned, and those before every
+        layer: held where `_STATE_BYTES` allow, else to be computed again on the way.
+        """
+        n_layers = self._bank.layout.n_layers
+        held: list[torch.Tensor] = []
+        final = inputs.hidden
+        for final in self._states(inputs):
+            if n_layers * final.nbytes <= _STATE_BYTES:
+                held.append(final)
+        return final, held or self._states(inputs)
+
+    def _states(self, inputs: LayerInputs) -> Iterator[torch.Tensor]:
+        """Yield the states before every layer, each run when the next is asked for, and after the
+        last.
+        """
+        yield inputs.hidden
+        for layer in range(self._bank.layout.n_layers):
+            hidden = run_layers(self._bank.model, self._bank.layout, inputs, layer, layer + 1)
+            inputs = inputs.at(hidden)
+            yield hidden
 
     def _try(
         self,

@@ -156,9 +156,19 @@ def test_batches_add_up_to_the_whole(
         assert one.kl == pytest.approx(other.kl, rel=1e-3, abs=3e-7)
 
 
-def test_layers_before_the_changed_one_run_once(
-    bank: Bank, tiny_model: LlamaForCausalLM, ids: torch.Tensor
+@pytest.mark.parametrize("held", [True, False])
+def test_layers_before_the_changed_one_run_once_or_twice_where_states_are_not_held(
+    bank: Bank,
+    tiny_model: LlamaForCausalLM,
+    ids: torch.Tensor,
+    held: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    from qpruner_core.quantization import sensitivity
+
+    whole = measure(bank, by_layer(bank.layout), ids)
+    if not held:
+        monkeypatch.setattr(sensitivity, "_STATE_BYTES", 0)
     calls = [0, 0]
     for index, layer in enumerate(tiny_model.model.layers):
 
@@ -166,12 +176,12 @@ def test_layers_before_the_changed_one_run_once(
             calls[index] += 1
 
         layer.register_forward_pre_hook(count)
-    measure(bank, by_layer(bank.layout), ids)
+    assert measure(bank, by_layer(bank.layout), ids) == whole
     bypassed = 1  # the pass that collects masks and positions touches each layer without work
     cells = len(NAMES)
     reference = 1
-    # The last layer is never walked past: nothing begins behind it.
-    assert calls == [bypassed + reference + cells + 1, bypassed + reference + 2 * cells]
+    again = 0 if held else 1  # the last layer is never walked past: nothing begins behind it
+    assert calls == [bypassed + reference + cells + again, bypassed + reference + 2 * cells]
 
 
 def test_the_model_ends_as_it_was_even_when_stopped(
