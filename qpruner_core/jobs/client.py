@@ -3,75 +3,52 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from dbos import DBOS, DBOSClient, EnqueueOptions, WorkflowStatus
-from dbos import error as engine_errors
-from sqlalchemy.exc import SQLAlchemyError
+from dbos import EnqueueOptions
 
 from qpruner_core.catalog import check_spec
 from qpruner_core.domain.plan import PrecisionPlan
-from qpruner_core.domain.progress import Progress
 from qpruner_core.domain.record import STEPS
 from qpruner_core.domain.spec import PruningSpec, RunSpec
-from qpruner_core.errors import BadInputError, NotReadyError, QPrunerError
+from qpruner_core.errors import BadInputError, NotReadyError
 from qpruner_core.jobs.engine import (
-    APPLICATION,
     BEGIN,
     COMPARE_BEGIN,
     KILLED_TOO_OFTEN,
-    PROGRESS,
     QUEUE,
-    QUEUE_LIMITS,
-    STATUSES,
+    TRIALS,
+    WORKFLOWS_VERSION,
     Job,
-    iso,
-    serializer,
+    is_under_way,
 )
+from qpruner_core.jobs.reading import Found, JobReader, payload_of
 from qpruner_core.store.codec import from_plain, to_plain
-from qpruner_core.store.events import Event
-from qpruner_core.store.home import database_url
-from qpruner_core.store.records import RunStore
-from qpruner_core.store.workers import WorkerInfo, is_gone, living_workers
-
-Found = list[Job]
-"""Named here, as the client has a method of the name that Python would use."""
 
 
-class Jobs:
+class Jobs(JobReader):
     """The jobs of one home folder; safe to use from several threads.
 
     The engine's tables are made if they are missing, so that the app can start before any worker.
     """
 
-    def __init__(self, home: Path, database: str | None = None) -> None:
-        self._store = RunStore(home, database)
-        self._url = database_url(self._store.home, database)
-        self._store.home.mkdir(parents=True, exist_ok=True)
-        with self._asking():
-            DBOS.migrate(self._url)
-            self._client = DBOSClient(
-                system_database_url=self._url,
-                serializer=serializer(),
-                application_name=APPLICATION,
-                retry_connection_errors=False,
-            )
-            self._client.register_queue(QUEUE, **QUEUE_LIMITS, on_conflict="never_update")
-
-    def close(self) -> None:
-        """Let go of the database."""
-        self._client.destroy()
-
     # starting ------------------------------------------------------------------------------------
 
-    def start_line(self, run_id: str, steps: tuple[str, ...], spec: RunSpec) -> str:
+    def start_line(
+        self, run_id: str, steps: tuple[str, ...], spec: RunSpec, workers: int = 1
+    ) -> str:
         """Put steps of a run on the queue, to fill their slots anew; return the job's id.
 
+        Args:
+            run_id: The run.
+            steps: Which, in the order of the line.
+            spec: What the run is asked to do from now on.
+            workers: Over how many workers a search is spread; >= 1. With fewer workers at hand
+                the search goes on with those.
+
         Raises:
-            BadInputError: There is no such run, or the steps are none, unknown or out of order.
+            BadInputError: There is no such run, no worker was asked for, or the steps are none,
+                unknown or out of order.
             UnknownNameError: The spec names something that no catalogue entry carries.
         """
         if not steps or list(steps) != [step for step in STEPS if step in steps]:
@@ -79,8 +56,12 @@ class Jobs:
                 f"The steps {', '.join(steps) or '(none)'} are no part of the line. Name one or "
                 f"more of {', '.join(STEPS)}, in this order, each once."
             )
+        if workers < 1:
+            raise BadInputError(
+                f"The search was asked to be spread over {workers} workers. Give 1 or more."
+            )
         check_spec(spec)
-        return self._start("line", run_id, steps=list(steps), spec=to_plain(spec))
+        return self._start("line", run_id, steps=list(steps), spec=to_plain(spec), workers=workers)
 
     def start_finish(self, run_id: str) -> str:
         """Ask to end a stopped search with what it has measured; return the job's id.
@@ -149,73 +130,30 @@ class Jobs:
         """
         return self._start("generate", run_id, prompt=prompt, trial=trial)
 
-    # looking -------------------------------------------------------------------------------------
-
-    def list(self, run_id: str | None = None) -> Found:
-        """Return the jobs of a run, or of all runs, newest first."""
-        prefix = f"{self._store.folder(run_id).name}." if run_id is not None else None
-        with self._asking():
-            rows = self._client.list_workflows(
-                workflow_id_prefix=prefix, sort_desc=True, application_name=APPLICATION
-            )
-            return self._jobs(rows)
-
-    def get(self, job_id: str) -> Job:
-        """Return a job.
-
-        Raises:
-            BadInputError: There is no such job.
-        """
-        with self._asking():
-            rows = self._client.list_workflows(workflow_ids=[job_id])
-            if not rows:
-                raise self._missing(job_id)
-            return self._jobs(rows)[0]
-
-    def result(self, job_id: str) -> dict[str, Any]:
-        """Return what a finished job gave.
-
-        Of *measure* that is the plain form of a `Trial`; of *generate* the texts ``prompt``,
-        ``original`` and ``compressed``; of *compress* ``path`` and ``size_bytes``; of the other
-        kinds nothing.
-
-        Raises:
-            BadInputError: There is no such job.
-            NotReadyError: It has not finished.
-            QPrunerError: It failed; the message says why.
-        """
-        job = self.get(job_id)
-        if job.status == "failed":
-            raise QPrunerError(job.error)
-        if job.status != "done":
-            raise NotReadyError(
-                f"The job {job_id} is {job.status}; it gives a result when it is done. Wait for "
-                f"it, or resume it if it was cancelled."
-            )
-        with self._asking():
-            output = self._client.list_workflows(workflow_ids=[job_id])[0].output
-        return dict(output or {})
-
-    def workers(self) -> tuple[WorkerInfo, ...]:
-        """Return the workers that are alive, by name."""
-        return living_workers(self._store.home)
-
     # steering ------------------------------------------------------------------------------------
 
     def cancel(self, job_id: str) -> None:
         """Stop a job at its next step boundary (of a search: after the trial).
 
-        Training stops within seconds and keeps what was learned. An ended job stays as it is.
+        With a line job those that measure trials of its search stop too. Training stops within
+        seconds and keeps what was learned. An ended job stays as it is.
 
         Raises:
             BadInputError: There is no such job.
         """
-        self.get(job_id)
+        job = self.get(job_id)
         with self._asking():
             self._client.cancel_workflow(job_id)
+        # Looked up afterwards: a cancelled job puts no more of them on the queue.
+        under_way = [other.job_id for other in self._beside(job) if is_under_way(other)]
+        if under_way:
+            with self._asking():
+                self._client.cancel_workflows(under_way)
 
     def resume(self, job_id: str) -> None:
         """Go on with a cancelled or failed job at its first unfinished step.
+
+        With a line job those that measured trials of its search go on too.
 
         Raises:
             BadInputError: There is no such job, or `why_not_resumed` says why not.
@@ -224,18 +162,55 @@ class Jobs:
         why_not = self.why_not_resumed(job)
         if why_not:
             raise BadInputError(why_not)
-        with self._asking():
-            if job.status == "cancelled" or job.error == KILLED_TOO_OFTEN:
-                self._client.resume_workflow(job_id, queue_name=QUEUE)
-                return
-            recorded = self._client.list_workflow_steps(job_id)
-            failed = (step["function_id"] for step in recorded if step["error"] is not None)
-            self._client.rewind_workflow(
-                job_id,
-                start_step=min(failed, default=1),
-                queue_name=QUEUE,
-                queue_partition_key=job.run_id,
+        for each in (job, *self._beside(job)):
+            if each is job or not self.why_not_resumed(each):
+                self._go_on(each)
+
+    def pause_search(self, run_id: str) -> None:
+        """Stop the search of a run on all its workers, each after its trial; nothing is lost.
+
+        Raises:
+            BadInputError: There is no such run, or no search of it waits or runs.
+        """
+        job = self._search_job(run_id)
+        if job is None or not any(map(is_under_way, (job, *self._beside(job)))):
+            raise BadInputError(
+                f"No search of run {run_id} waits or runs. Start one on the Search page, or "
+                f"resume the one that was paused."
             )
+        self.cancel(job.job_id)
+
+    def resume_search(self, run_id: str) -> None:
+        """Go on with a paused or failed search of a run, on as many workers as before.
+
+        Raises:
+            BadInputError: There is no such run, or `why_not_resumed` says why not.
+        """
+        job = self._search_job(run_id)
+        if job is None:
+            raise BadInputError(
+                f"The run {run_id} has no search that could be resumed. Start one on the Search "
+                f"page."
+            )
+        others = [other for other in self._beside(job) if not self.why_not_resumed(other)]
+        if not is_under_way(job) or not others:
+            self.resume(job.job_id)
+            return
+        for other in others:
+            self._go_on(other)
+
+    def stop_search(self, run_id: str) -> str:
+        """End the search of a run with what it has measured; return the id of the job that does.
+
+        Trials under way are finished first. Steps that were to follow the search are not run.
+
+        Raises:
+            BadInputError: There is no such run, or its search has ended already.
+        """
+        job = self._search_job(run_id)
+        if job is not None:
+            self.cancel(job.job_id)
+        return self.start_finish(run_id)
 
     def why_not_resumed(self, job: Job) -> str:
         """Return the sentence that says why a job cannot be resumed; empty if it can.
@@ -247,6 +222,12 @@ class Jobs:
             return (
                 f"The job {job.job_id} is {job.status}; only a cancelled or failed job can be "
                 f"resumed. Start the step again instead."
+            )
+        if job.version != WORKFLOWS_VERSION:
+            return (
+                f"The job {job.job_id} was begun by another version of QPruner Studio, whose jobs "
+                f"have other steps. Start the step again: what was measured with equal settings "
+                f"is kept."
             )
         newer = self._replaced_by(job)
         if newer is not None:
@@ -273,6 +254,32 @@ class Jobs:
 
     # helpers -------------------------------------------------------------------------------------
 
+    def _go_on(self, job: Job) -> None:
+        with self._asking():
+            if job.status == "cancelled" or job.error == KILLED_TOO_OFTEN:
+                self._client.resume_workflow(job.job_id, queue_name=QUEUE)
+                return
+            recorded = self._client.list_workflow_steps(job.job_id)
+            failed = (step["function_id"] for step in recorded if step["error"] is not None)
+            self._client.rewind_workflow(
+                job.job_id,
+                start_step=min(failed, default=1),
+                queue_name=QUEUE,
+                queue_partition_key=job.job_id if job.kind == TRIALS else job.run_id,
+            )
+
+    def _search_job(self, run_id: str) -> Job | None:
+        """Return the newest line job of a run that searches."""
+        lines = (job for job in self.list(run_id) if job.kind == "line" and "search" in job.steps)
+        return next(lines, None)
+
+    def _beside(self, job: Job) -> Found:
+        """Return the jobs that measure trials of a line job's search."""
+        if job.kind != "line":
+            return []
+        found = self.list(job.run_id)
+        return [other for other in found if other.kind == TRIALS and other.group == job.group]
+
     def _replaced_by(self, job: Job) -> Job | None:
         """Return the newest later job that took the place of a job."""
         for other in self.list(job.run_id):
@@ -283,18 +290,22 @@ class Jobs:
         return None
 
     def _asks_for_something_else(self, job: Job) -> bool:
-        """Whether the record has another spec, or comparison, than the job's first step left."""
+        """Whether the record has another spec, or comparison, than the job's first step left, or
+        another study than its trials were for.
+        """
         first = {"line": BEGIN, "compare": COMPARE_BEGIN}.get(job.kind)
         with self._asking():
             recorded = self._client.list_workflow_steps(job.job_id)
             rows = self._client.list_workflows(workflow_ids=[job.job_id])
+        record, payload = self._store.read(job.run_id), payload_of(rows[0])
+        if job.kind == TRIALS:
+            return bool(payload["study"] != record.study_name)
         left = next((step["output"] for step in recorded if step["function_name"] == first), None)
         if left is None:
             return False
-        record = self._store.read(job.run_id)
         if job.kind == "line":
             return bool(left != to_plain(record.spec))
-        wanted = from_plain(PruningSpec, _payload(rows[0])["pruning"])
+        wanted = from_plain(PruningSpec, payload["pruning"])
         return record.comparison is None or not record.comparison.is_of(wanted)
 
     def _start(self, kind: str, run_id: str, **payload: Any) -> str:
@@ -309,63 +320,3 @@ class Jobs:
         with self._asking():
             self._client.enqueue(options, {"run_id": run_id, **payload})
         return job_id
-
-    def _jobs(self, rows: Sequence[WorkflowStatus]) -> Found:
-        devices = {worker.name: worker.device for worker in self.workers()}
-        return [self._job(row, devices) for row in rows if row.workflow_id.count(".") == 2]
-
-    def _job(self, row: WorkflowStatus, devices: dict[str, str]) -> Job:
-        run_id, kind, _ = row.workflow_id.split(".")
-        payload = _payload(row)
-        worker = row.executor_id or ""
-        status = STATUSES[row.status]
-        error = str(row.error) if row.error is not None else ""
-        if row.status == "MAX_RECOVERY_ATTEMPTS_EXCEEDED":
-            error = KILLED_TOO_OFTEN
-        return Job(
-            job_id=row.workflow_id,
-            kind=kind,
-            run_id=run_id,
-            steps=tuple(payload.get("steps", ())),
-            status=status,
-            progress=self._progress(row.workflow_id, run_id) if status == "running" else None,
-            error=error,
-            created_at=iso(row.created_at),
-            updated_at=iso(row.updated_at),
-            worker=worker,
-            device=devices.get(worker, worker.rpartition("/")[2]),
-            worker_is_gone=status == "running" and is_gone(self._store.home, worker),
-        )
-
-    def _progress(self, job_id: str, run_id: str) -> Progress | None:
-        """Return the newest of what the job's event and the run's events say."""
-        told = self._client.get_event(job_id, PROGRESS, timeout_seconds=0)
-        if told is None:
-            return None
-        first = from_plain(Event, told)
-        later = [event for event in self._store.events(run_id, last=1) if event.at >= first.at]
-        return (later or [first])[-1].progress
-
-    def _missing(self, job_id: str) -> BadInputError:
-        return BadInputError(
-            f"There is no job {job_id!r}; it may have been deleted with its run. "
-            f"Choose another one on the Jobs page."
-        )
-
-    @contextmanager
-    def _asking(self) -> Iterator[None]:
-        """Turn a database that does not answer into a sentence."""
-        try:
-            yield
-        except (SQLAlchemyError, engine_errors.DBOSInitializationError) as error:
-            # The URL may carry a password, which neither message shows.
-            place = self._url.rpartition("@")[2]
-            raise NotReadyError(
-                f"The job database {place} does not answer ({type(error).__name__}). Check that "
-                f"it runs and that QPRUNER_DATABASE names it, then try again."
-            ) from error
-
-
-def _payload(row: WorkflowStatus) -> dict[str, Any]:
-    """Return what a job was started with."""
-    return dict(row.input["args"][0]) if row.input and row.input["args"] else {}

@@ -14,6 +14,13 @@ APPLICATION = "qpruner-studio"
 QUEUE = "compute"
 QUEUE_LIMITS: dict[str, Any] = {"worker_concurrency": 1, "partition_concurrency": 1}
 """One job per worker at a time, and one per run (the queue's partitions) over all workers."""
+WORKFLOWS_VERSION = "2"
+"""Raised when the order of a job's steps changes. A job that was begun under another one cannot go
+on: workers stop it, and it is not resumed; its step is started again, which keeps what was
+measured.
+"""
+TRIALS = "trials"
+"""Kind of the jobs that measure trials of a line job's search beside it."""
 PROGRESS = "progress"
 """The event under which a worker tells how far a job is, as the plain form of an `Event`."""
 BEGIN = "begin"
@@ -46,8 +53,9 @@ class Job:
 
     job_id: str
     kind: str
-    """``"line"``, ``"finish"``, ``"measure"``, ``"compare"``, ``"compress"`` or
-    ``"generate"``."""
+    """``"line"``, ``"trials"`` (of the search of a line job, on a further worker), ``"finish"``,
+    ``"measure"``, ``"compare"``, ``"compress"`` or ``"generate"``.
+    """
     run_id: str
     steps: tuple[str, ...]
     """The verbs of a line job, in order; *search* for finish; empty for the other kinds."""
@@ -66,9 +74,16 @@ class Job:
     device: str
     """Device of that worker; empty while it never ran."""
     worker_is_gone: bool = False
-    """Whether it counts as running though its worker has ended: the next worker that starts takes
-    it up.
+    """Whether it counts as running though its worker has ended: a worker that lives or starts
+    takes it up.
     """
+    version: str = WORKFLOWS_VERSION
+    """Version of the workflows under which it was begun, or waits to be."""
+
+    @property
+    def group(self) -> str:
+        """What a line job and the trials of its search have in common."""
+        return self.job_id.rpartition(".")[2].partition("-")[0]
 
     def replaces(self, older: Job) -> bool:
         """Whether an older job of the same run must not go on, as this one took its place.
@@ -85,7 +100,40 @@ class Job:
             scores = self.kind == "line" and not {"load", "score"}.isdisjoint(self.steps)
             return self.kind == "compare" or scores
         ends_search = self.kind == "finish" and self.status not in ("failed", "cancelled")
-        return self.kind == "line" or (ends_search and older.kind == "line")
+        return self.kind == "line" or (ends_search and older.kind in ("line", TRIALS))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchWorker:
+    """One worker that takes part in a search."""
+
+    worker: str
+    """Its name."""
+    device: str
+    job_id: str
+    """The line job, or that of kind *trials*, which it works on."""
+    trial: int | None
+    """Number of the trial that it measures now; None between two, while it loads the model, and
+    while it measures a baseline.
+    """
+    is_gone: bool
+    """Whether it has ended; the others take up its trial, and a worker its job."""
+
+
+def is_under_way(job: Job) -> bool:
+    """Whether a job waits or runs."""
+    return job.status in ("queued", "running")
+
+
+def beside(job_id: str, number: int) -> str:
+    """Return the id of the job that measures trials beside a line job, on a further worker.
+
+    Args:
+        job_id: The line job.
+        number: Counts those jobs from 1.
+    """
+    run_id, _, token = job_id.split(".")
+    return f"{run_id}.{TRIALS}.{token}-{number}"
 
 
 def iso(milliseconds: int | None) -> str:

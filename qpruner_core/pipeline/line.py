@@ -38,7 +38,7 @@ from qpruner_core.pipeline.exporting import export_trial
 from qpruner_core.pipeline.materials import Materials, bytes_16_bit
 from qpruner_core.pipeline.quantizing import measure_signals
 from qpruner_core.pipeline.samples import continue_text
-from qpruner_core.pipeline.searching import Searching
+from qpruner_core.pipeline.searching import THIS_PROCESS, Searching, told_values
 from qpruner_core.pipeline.timing import with_times
 from qpruner_core.quantization.packing import pack_, packed_bytes
 from qpruner_core.recovery.lora import recover
@@ -120,10 +120,12 @@ class Line:
         if name != "search":
             self.step(name)
             return
-        for slot in range(self.search_begin()):
+        for index in range(self.search_begin()):
             if self.should_stop():
                 break
-            self.search_trial(slot)
+            self.search_baseline(index)
+        while not self.should_stop() and self.search_next(THIS_PROCESS, alone=True):
+            pass
         self.search_finish()
 
     # the verbs ------------------------------------------------------------------------------
@@ -215,39 +217,58 @@ class Line:
 
         return export_trial(self._store, record, self._materials, trial, tell)
 
-    # the search, slot by slot -----------------------------------------------------------------
+    # the search, plan by plan -----------------------------------------------------------------
 
     def search_begin(self) -> int:
-        """Return how many slots the search has: baselines and trials."""
+        """Return how many baselines the search has; they are measured before its trials."""
         search = self._search()
         left_out = ", ".join(search.left_out)
         words = f"left out, as 4-bit blocks do not fit the widths: {left_out}" if left_out else ""
-        self._tell("search", 0, search.n_slots, words)
-        return search.n_slots
+        self._tell("search", 0, search.n_plans, words)
+        return search.n_baselines
 
-    def search_trial(self, slot: int) -> Trial | None:
-        """Measure what belongs into a slot; a slot that was measured before is only read."""
-        search = self._search()
-        started = perf_counter()
-        trial = search.slot(slot)
-        values = {"seconds": perf_counter() - started}
-        self._search_seconds += values["seconds"]
-        words = "every plan has been measured"
-        if trial is not None:
-            words = trial.name or f"trial {trial.number}"
-            if trial.metrics is not None:
-                values["loss"] = trial.metrics.loss
-                values["accuracy"] = trial.metrics.accuracy
-                values["weight_bytes"] = float(trial.metrics.weight_bytes)
-        self._tell("search", slot + 1, search.n_slots, words, values)
+    def search_baseline(self, index: int) -> Trial:
+        """Measure a baseline; one that was measured before is only read."""
+        search, started = self._search(), perf_counter()
+        trial = search.baseline(index)
+        self._tell_measured(trial, index + 1, perf_counter() - started)
         return trial
+
+    def search_next(self, owner: str, *, alone: bool = False) -> Trial | None:
+        """Claim the plan to measure next, and measure it; None when nothing is left to claim.
+
+        Args:
+            owner: Who claims it: a worker's name, or that of this process.
+            alone: Whether the caller is the run's only writer, so that what others left running
+                is taken up too. Without it, several workers may call this at the same time.
+        """
+        search, started = self._search(), perf_counter()
+        found = search.next(owner, alone=alone)
+        if found is None:
+            ending = search.ending()
+            if ending:
+                self._tell("search", search.n_plans, search.n_plans, ending)
+            return None
+        trial, n_finished = found
+        self._tell_measured(trial, search.n_baselines + n_finished, perf_counter() - started)
+        return trial
+
+    def _tell_measured(self, trial: Trial, done: int, seconds: float) -> None:
+        self._search_seconds += seconds
+        words, values = trial.name or f"trial {trial.number}", told_values(trial, seconds)
+        self._tell("search", done, self._search().n_plans, words, values)
 
     def search_finish(self) -> None:
         """Fill the slot of *search* from everything that was measured."""
         found = self._search().finish()
-        measured = [t.metrics.seconds for t in (*found.baselines, *found.trials) if t.metrics]
+        measured = [
+            trial.metrics.seconds
+            for trial in (*found.baselines, *found.trials)
+            if trial.metrics is not None and not trial.metrics.measured_in
+        ]
+        n_workers = len({trial.worker for trial in found.trials if trial.worker})
         # A search that was taken up by another process took longer than this one has seen.
-        self._fill("search", found, max(self._search_seconds, sum(measured)))
+        self._fill("search", found, max(self._search_seconds, sum(measured) / max(1, n_workers)))
         self._leave_search()
 
     # between the verbs --------------------------------------------------------------------------

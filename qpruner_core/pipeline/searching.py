@@ -1,11 +1,13 @@
-"""The search as slots: baselines first, then the strategy's trials.
+"""The search: baselines first, then the trials that the study gives to whoever claims the next.
 
-A slot is measured once, however often it is asked for.
+A plan is measured once, however often it is asked for, and by however many workers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+import os
+import socket
 from dataclasses import replace
 
 import torch
@@ -37,7 +39,10 @@ from qpruner_core.search.pareto import best_measured, front_numbers
 from qpruner_core.search.presets import QPRUNER_3, baselines, qpruner_3
 from qpruner_core.search.study import Study
 from qpruner_core.store.records import RunStore
+from qpruner_core.store.workers import is_gone
 
+THIS_PROCESS = f"{socket.gethostname()}/process {os.getpid()}"
+"""Who claims trials of a search that runs in one process, without workers."""
 OUT_OF_MEMORY = (
     "The device ran out of memory while measuring this plan. Evaluate with shorter sequences or "
     "fewer items, or on a device with more memory."
@@ -99,20 +104,57 @@ class Searching:
         self._study: Study | None = None
 
     @property
-    def n_slots(self) -> int:
-        """Baselines and trials together."""
-        return len(self._presets) + self._spec.n_trials
+    def n_baselines(self) -> int:
+        """Baselines of this study."""
+        return len(self._presets)
 
-    def slot(self, index: int) -> Trial | None:
-        """Measure what belongs into a slot, unless it has been measured.
+    @property
+    def n_plans(self) -> int:
+        """Baselines and trials together."""
+        return self.n_baselines + self._spec.n_trials
+
+    def baseline(self, index: int) -> Trial:
+        """Measure a baseline, unless it has been measured; for the only writer of the run."""
+        return self._baseline(-1 - index, list(self._presets)[index])
+
+    def next(self, owner: str, *, alone: bool) -> tuple[Trial, int] | None:
+        """Claim the plan to measure next, and measure it.
+
+        Args:
+            owner: Who claims it.
+            alone: Nobody else measures for this run now, so that a trial which counts as running
+                was left by somebody who died or failed.
 
         Returns:
-            The trial, or None where every plan of the space has been tried already.
+            The trial and how many are finished; None where there is nothing left to claim.
         """
-        names = list(self._presets)
-        if index < len(names):
-            return self._baseline(-1 - index, names[index])
-        return self._trial(index - len(names))
+        study, home = self._open(), self._store.home
+        if self.ending():
+            return None
+        proposal = study.claim(
+            owner, self._spec.n_trials, lambda other: alone or is_gone(home, other)
+        )
+        if proposal.exhausted:
+            return None
+        answer = self._measuring.answer(proposal.plan, self._rivals(study))
+        if answer.metrics is not None:
+            study.record(proposal.number, answer.metrics, answer.sequence_losses)
+        elif answer.state == "stopped":
+            study.stop(proposal.number, answer.reason)
+        else:
+            study.fail(proposal.number, answer.reason)
+        trials = study.trials()
+        n_finished = sum(trial.state != "running" for trial in trials)
+        return next(t for t in trials if t.number == proposal.number), n_finished
+
+    def ending(self) -> str:
+        """Return why the search ends before its last trial; empty where it goes on."""
+        if not self._spec.patience:
+            return ""
+        trials, known = self._open().trials(), self._read(self._baselines_name)
+        n_finished = sum(trial.state != "running" for trial in trials)
+        n_unmoved = unmoved(known, trials, self._spec.objective, self._spec.cost)
+        return out_of_patience(n_unmoved, n_finished, self._spec.patience, self._spec.n_trials)
 
     def finish(self) -> SearchOutcome:
         """Return the slot of *search*: all that was measured, the front, the best in budget.
@@ -121,7 +163,10 @@ class Searching:
             NotReadyError: Nothing has been measured.
             InfeasibleBudgetError: Nothing measured fits the budget.
         """
-        trials = (*self._open().trials(), *self._read(self._by_hand_name))
+        # Of a search that was stopped, a killed worker may have left a trial that still counts as
+        # running; going on with the search measures it.
+        ended = (trial for trial in self._open().trials() if trial.state != "running")
+        trials = (*ended, *self._read(self._by_hand_name))
         known = self._name_the_refined(self._read(self._baselines_name), trials)
         everything = (*trials, *known)  # of equal plans the study's own number stays on the front
         chosen = best_measured(everything, self._spec.objective, self._budget)
@@ -192,19 +237,6 @@ class Searching:
         self._store.write_value(self._run_id, self._baselines_name, (*known, trial))
         return trial
 
-    def _trial(self, slot: int) -> Trial | None:
-        study = self._open()
-        proposal = study.propose(slot)
-        if proposal.exhausted:
-            return None
-        if not proposal.done:
-            metrics, reason = self._try(proposal.plan)
-            if metrics is not None:
-                study.record(proposal.number, metrics)
-            else:
-                study.fail(proposal.number, reason)
-        return next(trial for trial in study.trials() if trial.number == proposal.number)
-
     def _try(self, plan: PrecisionPlan) -> tuple[Metrics | None, str]:
         """Return what was measured, or None and why it could not be; a search goes on then."""
         try:
@@ -250,6 +282,20 @@ class Searching:
             return known
         lowest = min((trial.number for trial in known), default=0)
         return (*known, replace(best, number=lowest - 1, name=QPRUNER_3))
+
+
+def told_values(trial: Trial, seconds: float) -> dict[str, float]:
+    """Return the numbers that go with the report of a measured plan."""
+    found = trial.metrics
+    if found is None:
+        return {"seconds": seconds}
+    size = float(found.weight_bytes)
+    return {
+        "seconds": seconds,
+        "loss": found.loss,
+        "accuracy": found.accuracy,
+        "weight_bytes": size,
+    }
 
 
 def _require_sensitivities(record: RunRecord) -> QuantizationOutcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -52,13 +53,16 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append one line in a single write; a line torn by a crash before is ended first.
+    """Append one line; a line torn by a crash before is ended first.
+
+    Several processes may append to one file: they do so one after the other.
 
     Raises:
         StorageFullError: The disk does not hold it.
     """
     content = line.encode() + b"\n"
     with disk_watched(path), path.open("ab+", buffering=0) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed
         size = file.seek(0, os.SEEK_END)
         if size:
             file.seek(size - 1)

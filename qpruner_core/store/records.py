@@ -4,7 +4,8 @@ runs/<run_id>/spec.json       what was asked for at first; written once
               record.json     all slots; replaced as a whole by whoever runs the line
               events.jsonl    progress, appended
               worker.log      appended
-              .lock           held by whoever writes the run
+              .lock           held by whoever writes the run; shared by workers that measure
+                              trials of its search (.lock.next by whoever wants it alone next)
               values/         intermediate values of a step, replaced as a whole
               artifacts/      arrays by SHA-256; folders that a step writes (adapter, export)
 """
@@ -22,7 +23,7 @@ from typing import TypeVar
 import numpy as np
 
 from qpruner_core.domain.progress import Progress
-from qpruner_core.domain.record import STEPS, RunRecord
+from qpruner_core.domain.record import MEASURED, STEPS, RunRecord
 from qpruner_core.domain.spec import RunSpec
 from qpruner_core.errors import BadInputError
 from qpruner_core.store import artifacts, events, locks, studies
@@ -109,15 +110,34 @@ class RunStore:
         write_whole(folder / "record.json", to_json(record, indent=1).encode())
 
     @contextmanager
-    def writing(self, run_id: str) -> Iterator[None]:
+    def writing(self, run_id: str, *, shared: bool = False) -> Iterator[None]:
         """Be the only writer of a run for as long as the block runs; other runs are not concerned.
+
+        Args:
+            run_id: The run.
+            shared: Change nothing of the run but its study, progress and log, beside others that
+                do so; a writer of the record is kept out, and is let in first where it waits.
 
         Raises:
             BadInputError: There is no such run.
             NotReadyError: Another process writes it, or another thread; nothing is waited for.
         """
-        with locks.held(self._existing(run_id) / ".lock", f"run {run_id}"):
+        lock = self._existing(run_id) / ".lock"
+        with locks.held(lock, f"run {run_id}", shared=shared):
             yield
+
+    @contextmanager
+    def next_to_write(self, run_id: str) -> Iterator[bool]:
+        """Hold up those who would share a run's lock, while waiting to write it alone.
+
+        Yields:
+            Whether they are held up; if not, ask again.
+
+        Raises:
+            BadInputError: There is no such run.
+        """
+        with locks.is_next(self._existing(run_id) / ".lock") as is_so:
+            yield is_so
 
     def delete(self, run_id: str) -> None:
         """Delete a run with everything in it, its studies included.
@@ -159,7 +179,9 @@ class RunStore:
             seconds={step: value for step, value in found.seconds.items() if step not in emptied},
             **dict.fromkeys(emptied),  # type: ignore[arg-type]
         )
-        return self._found(*self._relocated(kept, self.folder(run_id)))
+        found = self._found(*self._relocated(kept, self.folder(run_id)))
+        self._take_along(run_id, found.run_id)
+        return found
 
     def folder(self, run_id: str) -> Path:
         """Return the folder of a run, which may not be there.
@@ -311,6 +333,13 @@ class RunStore:
                 own = str(self.folder(record.run_id) / "artifacts" / name)
                 record = replace(record, recover=replace(record.recover, adapter=own))
         return record, {name: path for name, path in linked.items() if path.exists()}
+
+    def _take_along(self, source: str, target: str) -> None:
+        """Link what was measured of single plans into a copy: no plan is measured twice there."""
+        values = self.folder(target) / "values"
+        for path in (self.folder(source) / "values").glob(f"{MEASURED}*.json"):
+            values.mkdir(exist_ok=True)
+            link_tree(path, values / path.name)
 
     def _survey(self) -> tuple[Records, dict[str, str]]:
         good, bad = [], {}

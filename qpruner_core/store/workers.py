@@ -11,7 +11,7 @@ import os
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event as Flag
@@ -32,7 +32,9 @@ class WorkerInfo:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     name: str
-    """Machine and device, such as ``atlas/cpu``; the same after a restart."""
+    """Machine and device, such as ``atlas/cpu``, or ``atlas/cpu:1`` for a second seat on it; the
+    same after a restart.
+    """
     pid: int
     host: str
     device: str
@@ -44,7 +46,9 @@ class WorkerInfo:
 
 
 def worker_name(device_key: str) -> str:
-    """Return the name of this machine's worker for a device such as ``cpu`` or ``cuda:0``."""
+    """Return the name of this machine's worker for a device such as ``cpu``, ``cpu:1`` or
+    ``cuda:0``.
+    """
     return f"{socket.gethostname()}/{device_key}"
 
 
@@ -105,6 +109,29 @@ def is_gone(home: Path, name: str) -> bool:
             return not _is_locked(file.fileno())
     except FileNotFoundError:
         return False
+
+
+@contextmanager
+def kept_gone(home: Path, name: str) -> Iterator[bool]:
+    """Keep a worker that has ended from coming back for as long as the block runs.
+
+    Whoever takes over what it left needs this: a worker has the same name after a restart, and
+    might have taken its work up again itself. It waits about a second for us, so be quick.
+
+    Yields:
+        Whether it has ended; False of one that lives or was never seen here.
+    """
+    try:
+        file = _path(home, name).open("rb")
+    except FileNotFoundError:
+        yield False
+        return
+    with file:
+        has_ended = False
+        with suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # released when the file is closed
+            has_ended = True
+        yield has_ended
 
 
 def _path(home: Path, name: str) -> Path:

@@ -48,10 +48,13 @@ class RunsTheLine(Protocol):
         """Run one verb and fill its slot."""
 
     def search_begin(self) -> int:
-        """Return the number of slots of the search."""
+        """Return the number of baselines of the search."""
 
-    def search_trial(self, slot: int) -> object:
-        """Measure what belongs into a slot, unless it has been measured."""
+    def search_baseline(self, index: int) -> object:
+        """Measure a baseline, unless it has been measured."""
+
+    def search_next(self, owner: str, *, alone: bool = False) -> object | None:
+        """Claim the plan to measure next and measure it; None when nothing is left to claim."""
 
     def search_finish(self) -> None:
         """Fill the slot of *search*."""
@@ -80,9 +83,16 @@ class BugError(Exception):
 
 
 class Bench:
-    """Runs one step at a time on the line of its run, with its reports, its log and its errors."""
+    """Runs one step at a time on the line of its run, with its reports, its log and its errors.
 
-    def __init__(self, store: RunStore, make_line: MakeLine) -> None:
+    Args:
+        store: The runs.
+        make_line: Builds the line of a run.
+        owner: Name of the worker, under which it claims trials.
+    """
+
+    def __init__(self, store: RunStore, make_line: MakeLine, owner: str) -> None:
+        self.owner = owner
         self._store = store
         self._make_line = make_line
         self._one_at_a_time = Lock()
@@ -92,8 +102,16 @@ class Bench:
         self._asked_at = 0.0
         self._is_cancelled = False
 
-    def do(self, run_id: str, words: str, work: Callable[[RunsTheLine], R]) -> R:
+    def do(
+        self, run_id: str, words: str, work: Callable[[RunsTheLine], R], *, shared: bool = False
+    ) -> R:
         """Run a step of the present job.
+
+        Args:
+            run_id: The run.
+            words: What the step is, for the log.
+            work: The step itself.
+            shared: It writes only the study, beside other workers that do so.
 
         Raises:
             QPrunerError: As the step raised it.
@@ -103,7 +121,7 @@ class Bench:
             self._job_id = DBOS.workflow_id or ""
             self._asked_at, self._is_cancelled = monotonic(), False
             try:
-                with self._writing(run_id):
+                with self._writing(run_id, shared):
                     _LOG.info("%s: %s begins", self._job_id, words)
                     result = work(self._line_of(run_id))
             except QPrunerError as error:
@@ -119,28 +137,39 @@ class Bench:
             _LOG.info("%s: %s done", self._job_id, words)
             return result
 
-    def spec(self, run_id: str) -> RunSpec:
-        """Return what the record of a run asks for."""
-        return self._store.read(run_id).spec
+    def record(self, run_id: str) -> RunRecord:
+        """Return the record of a run as it stands on disk."""
+        return self._store.read(run_id)
 
     def tell(self, run_id: str, progress: Progress) -> None:
         """Set the job's own progress, at the beginning of a step."""
         DBOS.set_event(PROGRESS, to_plain(self._store.append_event(run_id, progress)))
 
+    def tell_newest(self, run_id: str) -> None:
+        """Set the job's own progress to the newest that another job of its run has told."""
+        newest = self._store.events(run_id, last=1)
+        if newest:
+            DBOS.set_event(PROGRESS, to_plain(newest[0]))
+
     @contextmanager
-    def _writing(self, run_id: str) -> Iterator[None]:
-        """Be the run's only writer; a command that writes it is waited for, until a cancel."""
+    def _writing(self, run_id: str, shared: bool) -> Iterator[None]:
+        """Be the run's only writer, or share it with other workers of a search; others are waited
+        for, until a cancel.
+        """
         with ExitStack() as stack:
-            is_first = True
+            is_first, is_next = True, False
             while True:
                 try:
-                    stack.enter_context(self._store.writing(run_id))
+                    stack.enter_context(self._store.writing(run_id, shared=shared))
                 except NotReadyError as busy:
                     if is_first:
                         _LOG.info("%s waits. %s", self._job_id, busy)
                     is_first = False
                 else:
                     break
+                if not shared and not is_next:
+                    # Trials of several workers would otherwise never leave the run free at once.
+                    is_next = stack.enter_context(self._store.next_to_write(run_id))
                 if self._should_stop():
                     # Of its errors the engine records all but this: resuming tries the step again.
                     raise engine_errors.DBOSWorkflowCancelledError(

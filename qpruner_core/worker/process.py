@@ -13,18 +13,28 @@ from pathlib import Path
 from threading import Event as Flag
 
 from dbos import DBOS, DBOSConfig
+from sqlalchemy.exc import SQLAlchemyError
 
-from qpruner_core.jobs import APPLICATION, QUEUE, QUEUE_LIMITS, serializer
+from qpruner_core.errors import BadInputError
+from qpruner_core.jobs import (
+    APPLICATION,
+    QUEUE,
+    QUEUE_LIMITS,
+    WORKFLOWS_VERSION,
+    serializer,
+)
 from qpruner_core.store.home import database_url, home
 from qpruner_core.store.records import RunStore
-from qpruner_core.store.workers import WorkerInfo, is_gone, registered
+from qpruner_core.store.workers import WorkerInfo, kept_gone, living_workers, registered
 from qpruner_core.worker.bench import LOG_FORMAT, Bench, MakeLine
-from qpruner_core.worker.workflows import WORKFLOWS_VERSION, register_jobs
+from qpruner_core.worker.workflows import register_jobs
 
 POLL_EVERY_SECONDS = 0.25
 """How often a free worker looks for a job."""
 LOOK_EVERY_SECONDS = 1.0
-"""How often a worker that ends with its parent looks for it."""
+"""How often a worker looks for the parent that it ends with, and for jobs of workers that have
+ended.
+"""
 
 _LOG = logging.getLogger(__name__)
 
@@ -37,7 +47,7 @@ class Place:
     database: str
     """URL of the job database."""
     device_key: str
-    """``cpu`` or ``cuda:<number of the card>``."""
+    """``cpu``, ``cpu:<seat>`` for further workers on it, or ``cuda:<number of the card>``."""
     device: str
     """``cpu`` or the name of the card."""
     memory_bytes: int | None = None
@@ -68,7 +78,7 @@ def serve(place: Place, make_line: MakeLine, stop: Flag, parent: int | None = No
     logging.getLogger("dbos").addFilter(_is_no_cancellation)
     with registered(place.home, place.device_key, place.device, place.memory_bytes) as info:
         DBOS(config=_config(place, info))
-        register_jobs(Bench(RunStore(place.home, place.database), make_line))
+        register_jobs(Bench(RunStore(place.home, place.database), make_line, info.name))
         DBOS.launch()
         DBOS.register_queue(
             QUEUE,
@@ -76,9 +86,12 @@ def serve(place: Place, make_line: MakeLine, stop: Flag, parent: int | None = No
             polling_interval_sec=POLL_EVERY_SECONDS,
             on_conflict="always_update",
         )
-        _take_over(place.home, info.name)
+        _stop_older(place.home, info.name)
         _LOG.info("worker %s takes jobs from %s", info.name, place.home)
-        while not stop.wait(LOOK_EVERY_SECONDS):
+        while True:
+            _take_over(place.home, info.name)
+            if stop.wait(LOOK_EVERY_SECONDS):
+                break
             if parent is not None and os.getppid() != parent:
                 _LOG.warning("the process that started this worker is gone; ending too")
                 break
@@ -113,28 +126,57 @@ def leave(code: int) -> None:
 def _take_over(folder: Path, name: str) -> None:
     """Put jobs of workers that have ended back on the queue; the engine sees to our own.
 
-    A worker comes back under another name when its machine is renamed, as a container is, or when
-    it gets another device.
+    A worker may never come back, or under another name when its machine is renamed, as a container
+    is, or when it gets another device.
     """
-    running = DBOS.list_workflows(status="PENDING", load_input=False, load_output=False)
-    owners = {row.executor_id for row in running if row.executor_id} - {name}
-    gone = sorted(owner for owner in owners if is_gone(folder, owner))
-    if gone:
-        _LOG.warning("taking up the jobs of workers that have ended: %s", ", ".join(gone))
-        # Not public, but the public ways would also take a job that somebody has just taken up.
-        DBOS._recover_pending_workflows(gone)
+    try:
+        running = DBOS.list_workflows(status="PENDING", load_input=False, load_output=False)
+        for owner in sorted({row.executor_id for row in running if row.executor_id} - {name}):
+            with kept_gone(folder, owner) as is_gone:
+                if is_gone:
+                    _LOG.warning("taking up the jobs of a worker that has ended: %s", owner)
+                    # Not public, but the public ways would also take a job that somebody has just
+                    # taken up.
+                    DBOS._recover_pending_workflows([owner])
+    except SQLAlchemyError as error:
+        # The engine has its own patience with its database; the next look may find it there.
+        _LOG.warning("cannot look for jobs of workers that have ended (%s)", type(error).__name__)
+
+
+def _stop_older(folder: Path, name: str) -> None:
+    """Cancel jobs that another version of the workflows began and that nobody can go on with.
+
+    They would count as running for ever. Their steps can be started again; what was measured with
+    equal settings is kept.
+    """
+    if any(worker.name != name for worker in living_workers(folder)):
+        return  # that version may be alive
+    begun = DBOS.list_workflows(
+        status=["PENDING", "ENQUEUED"], load_input=False, load_output=False
+    )
+    older = [row.workflow_id for row in begun if row.app_version not in (None, WORKFLOWS_VERSION)]
+    if older:
+        _LOG.warning("stopping jobs that another version has begun: %s", ", ".join(older))
+        DBOS.cancel_workflows(older)
 
 
 def _real_line(folder: Path, database: str | None, asked: str) -> tuple[Place, MakeLine]:
     from qpruner_core.models.device import memory_bytes, pick_device  # noqa: PLC0415 - loads torch
     from qpruner_core.pipeline import Line  # noqa: PLC0415 - loads torch
 
-    device = pick_device(asked.partition(":")[0])
+    kind, _, seat = asked.partition(":")
+    if seat and not seat.isdigit():
+        raise BadInputError(
+            f"The device was given as {asked!r}. Give the number of a card, as in cuda:1, or of a "
+            f"further worker on this machine's cores, as in cpu:1."
+        )
+    device = pick_device(kind)
     card = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0] or str(device.index)
+    on_cores = f"cpu:{seat}" if int(seat or 0) else "cpu"
     place = Place(
         home=folder,
         database=database_url(folder, database),
-        device_key="cpu" if device.kind == "cpu" else f"{device.kind}:{card}",
+        device_key=on_cores if device.kind == "cpu" else f"{device.kind}:{card}",
         device=device.name,
         memory_bytes=memory_bytes(device),
     )
@@ -158,8 +200,8 @@ def _prepare_threads(device: str) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    card = device.partition(":")[2]
-    if card:
+    kind, _, card = device.partition(":")
+    if card and kind != "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = card
 
 
@@ -173,7 +215,10 @@ def _parser() -> argparse.ArgumentParser:
         "--database", help="URL of the job database; QPRUNER_DATABASE or SQLite in the home"
     )
     parser.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda or cuda:<number>; auto by default"
+        "--device",
+        default="auto",
+        help="auto, cpu, cuda or cuda:<number>; cpu:<number> for further workers on the same "
+        "cores; auto by default",
     )
     parser.add_argument(
         "--with-parent", action="store_true", help="end when the process that started it ends"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from dbos import DBOS
@@ -12,20 +11,16 @@ from qpruner_core.domain.progress import Progress
 from qpruner_core.domain.spec import PruningSpec, RunSpec
 from qpruner_core.jobs import BEGIN, COMPARE_BEGIN
 from qpruner_core.store.codec import from_plain, to_plain
-from qpruner_core.worker.bench import Bench, RunsTheLine
+from qpruner_core.worker.bench import Bench
 from qpruner_core.worker.compressing import register_compress
-
-WORKFLOWS_VERSION = "1"
-"""Raised when the order of a job's steps changes: jobs begun under another one are left alone."""
-MAX_KILLS = 20
-"""How often the worker may die under one job before the job is given up."""
+from qpruner_core.worker.searching import MAX_KILLS, register_search, unless_filled
 
 
 def register_jobs(bench: Bench) -> None:
     """Tell the engine what each kind of job does; call once per process, before the launch.
 
     The sequence of steps depends on nothing but the payload and what steps returned, so that a
-    restarted worker finds its way back.
+    restarted worker finds its way back. Whoever changes it raises `jobs.WORKFLOWS_VERSION`.
     """
     _register_line(bench)
     _register_finish(bench)
@@ -36,19 +31,19 @@ def register_jobs(bench: Bench) -> None:
 
 
 def _register_line(bench: Bench) -> None:
-    run_search = _search(bench)
+    run_search = register_search(bench)
 
     @DBOS.step(name=BEGIN)
     def begin(run_id: str, spec: dict[str, Any], steps: list[str]) -> Any:
         bench.tell(run_id, Progress(step=steps[0], done=0, total=1, message="beginning"))
         wanted = from_plain(RunSpec, spec)
         bench.do(run_id, "begin", lambda line: line.begin(wanted, tuple(steps)))
-        return to_plain(bench.spec(run_id))
+        return to_plain(bench.record(run_id).spec)
 
     @DBOS.step(name="step")
     def step(run_id: str, name: str) -> None:
         bench.tell(run_id, Progress(step=name, done=0, total=1))
-        bench.do(run_id, name, lambda line: _unless_filled(line, name, lambda: line.step(name)))
+        bench.do(run_id, name, lambda line: unless_filled(line, name, lambda: line.step(name)))
 
     @DBOS.workflow(name="line", max_recovery_attempts=MAX_KILLS)
     def line_job(payload: dict[str, Any]) -> None:
@@ -56,41 +51,9 @@ def _register_line(bench: Bench) -> None:
         begin(run_id, payload["spec"], payload["steps"])
         for name in payload["steps"]:
             if name == "search":
-                run_search(run_id)
+                run_search(run_id, payload.get("workers", 1))
             else:
                 step(run_id, name)
-
-
-def _search(bench: Bench) -> Callable[[str], None]:
-    """Return what runs a search inside a job: every slot is a step of its own."""
-
-    @DBOS.step(name="search_begin")
-    def search_begin(run_id: str) -> int:
-        bench.tell(run_id, Progress(step="search", done=0, total=1))
-        return bench.do(
-            run_id,
-            "search",
-            lambda line: 0 if line.record().search is not None else line.search_begin(),
-        )
-
-    @DBOS.step(name="search_trial")
-    def search_trial(run_id: str, slot: int) -> None:
-        bench.do(run_id, f"search slot {slot}", lambda line: line.search_trial(slot))
-
-    @DBOS.step(name="search_finish")
-    def search_finish(run_id: str) -> None:
-        bench.do(
-            run_id,
-            "search, last",
-            lambda line: _unless_filled(line, "search", line.search_finish),
-        )
-
-    def run_search(run_id: str) -> None:
-        for slot in range(search_begin(run_id)):
-            search_trial(run_id, slot)
-        search_finish(run_id)
-
-    return run_search
 
 
 def _register_finish(bench: Bench) -> None:
@@ -100,7 +63,7 @@ def _register_finish(bench: Bench) -> None:
         bench.do(
             run_id,
             "search, finish",
-            lambda line: _unless_filled(line, "search", line.search_finish),
+            lambda line: unless_filled(line, "search", line.search_finish),
         )
 
     @DBOS.workflow(name="finish", max_recovery_attempts=MAX_KILLS)
@@ -154,9 +117,3 @@ def _register_generate(bench: Bench) -> None:
     @DBOS.workflow(name="generate", max_recovery_attempts=MAX_KILLS)
     def generate_job(payload: dict[str, Any]) -> Any:
         return generate(payload["run_id"], payload["prompt"], payload["trial"])
-
-
-def _unless_filled(line: RunsTheLine, name: str, work: Callable[[], None]) -> None:
-    """Run a verb unless its slot was filled by an attempt that died before it was recorded."""
-    if getattr(line.record(), name) is None:
-        work()

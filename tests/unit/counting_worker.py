@@ -3,8 +3,10 @@
 A test asks by files in the run's folder: ``hold-<step>`` makes the step wait (it says so by a file
 ``reached-<step>``) until the file is gone; ``refuse-<step>`` and ``break-<step>`` make it raise a
 sentence or a bug. ``begun.txt`` and ``ended.txt`` count what was run.
+The search has a baseline, ``slot-0``, and three trials; ``by.txt`` says who measured which.
 """
 
+import fcntl
 import os
 import signal
 import sys
@@ -17,6 +19,7 @@ from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.progress import Progress
 from qpruner_core.domain.record import STEPS, Comparison, Trial
 from qpruner_core.errors import InfeasibleBudgetError, StoppedError
+from qpruner_core.store.workers import is_gone
 from qpruner_core.worker import Place, serve
 from qpruner_core.worker.process import leave
 
@@ -68,10 +71,30 @@ class CountingLine:
         self._work(name, name)
 
     def search_begin(self):
-        return N_SLOTS
+        return 1
 
-    def search_trial(self, slot):
-        self._work(f"slot-{slot}", "search")
+    def search_baseline(self, index):
+        self._work(f"slot-{index}", "search")
+
+    def search_next(self, owner, *, alone=False):
+        slot = self._claim(owner, alone)
+        if slot is not None:
+            self._work(f"slot-{slot}", "search")
+            self._count("by.txt", f"{slot} {owner}")
+        return slot
+
+    def _claim(self, owner, alone):
+        """Take a slot that nobody has taken, or only somebody who does not measure it any more."""
+        with (self._folder / "claims.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            for slot in range(1, N_SLOTS):
+                path = self._folder / f"claim-{slot}"
+                holder = path.read_text() if path.exists() else owner
+                is_free = alone or holder == owner or is_gone(self._store.home, holder)
+                if is_free and f"slot-{slot}" not in self._ended():
+                    path.write_text(owner)
+                    return slot
+        return None
 
     def search_finish(self):
         self._work("search", "search")

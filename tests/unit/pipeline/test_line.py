@@ -26,7 +26,7 @@ from qpruner_core.errors import (
 )
 from qpruner_core.models.device import pick_device
 from qpruner_core.pipeline import Line
-from qpruner_core.pipeline.searching import Searching
+from qpruner_core.pipeline.measuring import Measuring
 from qpruner_core.store.records import RunStore
 
 
@@ -105,13 +105,16 @@ def test_a_search_taken_up_by_another_process_loses_and_doubles_nothing(store, s
     first = start(store, spec)
     go(first, spec, *STEPS[:5])
     first.begin(spec, ("search",))
-    n_slots = first.search_begin()
-    early = [first.search_trial(slot) for slot in range(n_slots - 2)]
+    baselines = [first.search_baseline(index) for index in range(first.search_begin())]
+    early = first.search_next("the first")
     second = Line(store, first.record().run_id, pick_device("cpu"))
-    again = [second.search_trial(slot) for slot in range(n_slots)]
+    again = [second.search_baseline(index) for index in range(second.search_begin())]
+    later = [second.search_next("the second") for _ in range(3)]
     second.search_finish()
-    assert again[: len(early)] == early
+    assert again == baselines
     found = second.record().search
+    assert found.trials == (early, *later[:2])
+    assert later[2] is None
     assert [trial.number for trial in found.trials] == [0, 1, 2]
 
 
@@ -251,14 +254,14 @@ def test_a_baseline_that_cannot_be_measured_does_not_end_the_search(store, spec,
     line = start(store, spec)
     go(line, spec, *STEPS[:5])
     line.begin(spec, ("search",))
-    real = Searching.measure
+    real = Measuring._answer
 
-    def measure(self, plan):
+    def measure(self, plan, rivals):
         if set(plan.precisions.values()) == {"nf4"}:
             raise NonFiniteLossError("The loss is nan.")
-        return real(self, plan)
+        return real(self, plan, rivals)
 
-    monkeypatch.setattr(Searching, "measure", measure)
+    monkeypatch.setattr(Measuring, "_answer", measure)
     line.run("search")
     failed = [t for t in line.record().search.baselines if t.state == "failed"]
     assert [(t.name, t.reason) for t in failed] == [("QPruner-1", "The loss is nan.")]
