@@ -242,7 +242,7 @@ class SearchSpec:
     """Catalogue name of the layer signal by which QPruner-2 spends its budget; its options are
     those of the importance spec.
     """
-    strategy: str = "gp_seeded"
+    strategy: str = "refit"
     """Catalogue name."""
     options: Mapping[str, bool | int | float | str] = field(default_factory=dict)
     """Options of the strategy."""

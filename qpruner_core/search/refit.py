@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from qpruner_core.search.allocator import Floats, Integers, Situation
 from qpruner_core.search.improvement import expected_gain
@@ -32,6 +33,9 @@ N_ROUNDS = 3
 MAX_STATES = 2048
 """States of a knapsack kept here: a coarser front will do where hundreds are solved."""
 
+MAX_SWAPPED = 64
+"""Parameters up to which exchanges of two are looked at: they grow with the square."""
+
 
 class Refit:
     """Front, refit, front again (see the module).
@@ -46,6 +50,11 @@ class Refit:
 
     def propose(self, situation: Situation) -> Code | None:
         """Return the plan of greatest expected gain (see `Allocator`)."""
+        # Matrices here are small: threads only wait for each other, and on a busy machine long.
+        with threadpool_limits(1, user_api="blas"):
+            return self._best(situation)
+
+    def _best(self, situation: Situation) -> Code | None:
         space = situation.space
         rng = np.random.default_rng(situation.seed)
         surrogate = _fitted(situation)
@@ -170,10 +179,6 @@ def _neighbours(space: SearchSpace, codes: Iterable[Code]) -> Iterable[Code]:
         yield from (_moved(code, i, -1) for i in lowered)
         if len(code) <= MAX_SWAPPED:
             yield from (_moved(up, i, -1) for up in raised for i in lowered if up[i] == code[i])
-
-
-MAX_SWAPPED = 64
-"""Parameters up to which exchanges of two are looked at: they grow with the square."""
 
 
 def _moved(code: Code, index: int, by: int) -> Code:

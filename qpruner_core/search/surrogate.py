@@ -16,6 +16,7 @@ solved again.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +29,7 @@ Integers = NDArray[np.int64]
 
 TERMS = ("offset", "scale", "units, as predicted", "units, alike", "pairs", "rest", "noise")
 """Terms of the covariance, in the order of their weights."""
-_CENTRES = np.log(np.array([1.0, 0.25, 0.1, 0.01, 0.01, 0.003, 1e-4]))
+_CENTRES = np.log(np.array([1.0, 0.025, 0.1, 0.01, 0.01, 0.003, 1e-4]))
 """Usual weights, as variances in the unit of the measured spread."""
 _WIDTHS = np.array([1.5, 1.5, 1.5, 1.5, 2.0, 2.0, 2.0])
 """Standard deviations of the priors of their logarithms."""
@@ -46,7 +47,7 @@ class _Scaled:
     centre: float
     spread: float
     slope: float
-    """Nats of the objective per nat predicted, first guess."""
+    """Nats of the objective per nat predicted, first guess; >= 0."""
 
 
 class Surrogate:
@@ -67,12 +68,11 @@ class Surrogate:
         # Differences of a unit's options are what matters; a typical one sets the scale of d_u.
         self._typical = float(np.ptp(prior, axis=1).mean()) or 1.0
         self._range = float(np.ptp(prior, axis=1).sum()) or 1.0
-        target = (badness - self._mean(predicted)) / self._scaled.spread
-        self._matrices = [*self._covariances(chosen, chosen), np.eye(len(chosen))]
-        self.weights = self._fit(target)
+        self._badness = badness
+        self._matrices = self._between(chosen)
+        self.weights = self._fit(self._target())
         """Variance of every term of `TERMS`, in units of the measured spread squared."""
-        self._factor = cho_factor(_combined(self.weights, self._matrices), lower=True)
-        self._pull = cho_solve(self._factor, target)
+        self._condition()
 
     def predict(self, chosen: Integers) -> tuple[Floats, Floats]:
         """Return mean and standard deviation of the badness of plans, ``(n,)`` each.
@@ -94,60 +94,58 @@ class Surrogate:
         """
         if not len(pending):
             return self
-        mean, _ = self.predict(pending)
-        other = object.__new__(Surrogate)
-        other.__dict__ |= self.__dict__
+        expected, _ = self.predict(pending)
+        other = copy(self)
         other._chosen = np.concatenate([self._chosen, pending])
-        predicted = self._predicted(other._chosen)
-        seen = np.concatenate([self._measured(), mean])
-        matrices = [*other._covariances(other._chosen, other._chosen), np.eye(len(seen))]
-        other._factor = cho_factor(_combined(self.weights, matrices), lower=True)
-        target = (seen - self._mean(predicted)) / self._scaled.spread
-        other._pull = cho_solve(other._factor, target)
+        other._badness = np.concatenate([self._badness, expected])
+        other._matrices = other._between(other._chosen)
+        other._condition()
         return other
 
     def costs(self) -> Floats:
-        """Return the expected costs of units, ``(n_units, n_options)``, up to a constant."""
-        weights = self.weights
-        picked = self._one_hot(self._chosen)  # (n_plans, n_units, n_options)
-        pulled = np.einsum("n,nuo->uo", self._pull, picked)
-        deviation = pulled * self._cell_variances(weights)
-        scale = weights[1] * float(self._pull @ self._standard(self._predicted(self._chosen)))
-        slope = self._scaled.slope + scale * self._scaled.spread / self._range
-        costs: Floats = slope * self._prior + self._scaled.spread * deviation
-        return costs
+        """Return the expected costs of units, ``(n_units, n_options)``, up to a constant; nats."""
+        return self._costs(self._pull, np.zeros_like(self._prior), 0.0)
 
     def sampled_costs(self, rng: np.random.Generator) -> Floats:
         """Return costs of units drawn from what is believed of the linear part.
 
-        By Matheron's rule: a draw from the prior, moved by what it would have said of the measured
-        plans.
+        A draw from the prior, moved by what it would have said of the measured plans (Matheron's
+        rule).
         """
-        variances = self._cell_variances(self.weights)
-        drawn = rng.standard_normal(self._prior.shape) * np.sqrt(variances)
-        scale = float(rng.standard_normal()) * float(np.sqrt(self.weights[1]))
+        drawn = rng.standard_normal(self._prior.shape) * np.sqrt(self._cell_variances())
+        scale = float(rng.standard_normal() * np.sqrt(self.weights[1]))
+        beyond = [0, *range(4, len(TERMS))]  # offset, pairs, rest, noise
+        parts = [self._matrices[i] for i in beyond]
+        shape = np.linalg.cholesky(_combined(self.weights[beyond], parts))
         said = drawn[self._units, self._chosen].sum(axis=1)
-        said += scale * self._standard(self._predicted(self._chosen))
-        linear = _combined(self.weights[:4], self._matrices_of(4))
-        beyond = _combined(self.weights, self._matrices_of(7)) - linear
-        shape = np.linalg.cholesky(beyond + _JITTER * np.eye(len(beyond)))
+        said += scale * self._predicted(self._chosen) / self._range
         said += shape @ rng.standard_normal(len(said))
-        pull = self._pull - cho_solve(self._factor, said)
-        picked = np.einsum("n,nuo->uo", pull, self._one_hot(self._chosen))
-        scale += self.weights[1] * float(pull @ self._standard(self._predicted(self._chosen)))
+        return self._costs(self._pull - cho_solve(self._factor, said), drawn, scale)
+
+    def _costs(self, pull: Floats, drawn: Floats, scale: float) -> Floats:
+        """Return the costs that a pull of the measured plans makes of prior costs."""
+        pulled = (pull @ self._one_hot(self._chosen)).reshape(self._prior.shape)
+        own = drawn + pulled * self._cell_variances()
+        scale += self.weights[1] * float(pull @ self._predicted(self._chosen)) / self._range
         slope = self._scaled.slope + scale * self._scaled.spread / self._range
-        costs: Floats = slope * self._prior + self._scaled.spread * (drawn + picked * variances)
+        costs: Floats = slope * self._prior + self._scaled.spread * own
         return costs
 
-    def _measured(self) -> Floats:
-        matrix = _combined(self.weights, self._matrices_of(7))
-        values: Floats = matrix @ self._pull * self._scaled.spread
-        return values + self._mean(self._predicted(self._chosen))
+    def _target(self) -> Floats:
+        expected = self._mean(self._predicted(self._chosen))
+        target: Floats = (self._badness - expected) / self._scaled.spread
+        return target
 
-    def _matrices_of(self, n_terms: int) -> list[Floats]:
-        size = len(self._chosen)
-        found = [*self._covariances(self._chosen, self._chosen), np.eye(size)]
-        return found[:n_terms]
+    def _condition(self) -> None:
+        """Take in the measured plans under the weights as they are."""
+        self._factor = cho_factor(_combined(self.weights, self._matrices), lower=True)
+        self._pull = cho_solve(self._factor, self._target())
+
+    def _between(self, chosen: Integers) -> list[Floats]:
+        """Return the covariance of plans with each other under every term."""
+        same = np.eye(len(chosen))
+        found = self._covariances(chosen, chosen)
+        return [*(matrix + _JITTER * same for matrix in found), same]
 
     def _predicted(self, chosen: Integers) -> Floats:
         values: Floats = self._prior[self._units, chosen].sum(axis=1)
@@ -156,28 +154,19 @@ class Surrogate:
     def _mean(self, predicted: Floats) -> Floats:
         return self._scaled.centre + self._scaled.slope * predicted
 
-    def _standard(self, predicted: Floats) -> Floats:
-        return predicted / self._range
-
-    def _cell_variances(self, weights: Floats) -> Floats:
+    def _cell_variances(self) -> Floats:
+        """Return the variance of what each unit really costs beyond its prediction."""
         relative = (self._prior / self._typical) ** 2
-        variances: Floats = (weights[2] * relative + weights[3]) / len(self._units)
-        return variances
-
-    def _one_hot(self, chosen: Integers) -> Floats:
-        return np.eye(self._prior.shape[1])[chosen]
+        variances: Floats = self.weights[2] * relative + self.weights[3]
+        return variances / len(self._units)
 
     def _covariances(self, these: Integers, those: Integers) -> list[Floats]:
         """Return the covariance of two sets of plans under every term but the noise."""
-        n_units = len(self._units)
-        same = these[:, None, :] == those[None, :, :]  # (n, m, n_units)
-        relative = (self._prior / self._typical) ** 2
-        shared = relative[self._units, those]  # of the option, where it is the same
-        as_predicted = np.einsum("nmu,mu->nm", same, shared) / n_units
-        alike = same.mean(axis=2)
-        scale = np.outer(
-            self._standard(self._predicted(these)), self._standard(self._predicted(those))
-        )
+        relative = ((self._prior / self._typical) ** 2).ravel()
+        one, other = self._one_hot(these), self._one_hot(those)  # (n, n_units * n_options)
+        alike = one @ other.T / len(self._units)
+        as_predicted = one @ (other * relative).T / len(self._units)
+        scale = np.outer(self._predicted(these), self._predicted(those)) / self._range**2
         return [
             np.ones(alike.shape),
             scale,
@@ -187,12 +176,17 @@ class Surrogate:
             np.exp(-(1.0 - alike) / _LENGTH),
         ]
 
+    def _one_hot(self, chosen: Integers) -> Floats:
+        """Return which options plans have, ``(n, n_units * n_options)``."""
+        picked: Floats = np.eye(self._prior.shape[1])[chosen]
+        return picked.reshape(len(chosen), -1)
+
     def _own(self, chosen: Integers) -> list[Floats]:
         """Return the variance of every plan under every term but the noise."""
         relative = (self._prior / self._typical) ** 2
         as_predicted = relative[self._units, chosen].mean(axis=1)
         ones = np.ones(len(chosen))
-        scale = self._standard(self._predicted(chosen)) ** 2
+        scale = (self._predicted(chosen) / self._range) ** 2
         return [ones, scale, as_predicted, ones, as_predicted**2, ones]
 
     def _fit(self, target: Floats) -> Floats:
@@ -210,9 +204,8 @@ class Surrogate:
 def _scaled(predicted: Floats, badness: Floats) -> _Scaled:
     """Return centre, spread and slope of measured values.
 
-    The slope is that of a line through the measured plans, drawn towards 1 as by one plan whose
-    prediction is as far off as all measured ones are on average; an objective in another unit than
-    nats has another slope, which a line through two plans tells already.
+    The slope is that of a line through the measured plans: another text, or an objective in
+    another unit than nats, has another slope than 1, which two plans tell already.
     """
     dx, dy = predicted - predicted.mean(), badness - badness.mean()
     spread = float(dy.std()) or 1.0
@@ -237,7 +230,7 @@ def _negative_evidence(
     (Rasmussen and Williams, equations 5.8 and 5.9).
     """
     weights = np.exp(logs)
-    factor = cho_factor(_combined(weights, matrices) + _JITTER * np.eye(len(target)), lower=True)
+    factor = cho_factor(_combined(weights, matrices), lower=True)
     pull = cho_solve(factor, target)
     inverse = cho_solve(factor, np.eye(len(target)))
     value = 0.5 * float(target @ pull) + float(np.log(np.diag(factor[0])).sum())
