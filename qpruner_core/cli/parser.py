@@ -6,12 +6,12 @@ import argparse
 from typing import TYPE_CHECKING, NoReturn
 
 from qpruner_core import __version__
-from qpruner_core.catalog import CRITERIA, EXPORTERS, PRECISIONS, STRATEGIES
+from qpruner_core.catalog import CRITERIA, EXPORTERS, PRECISIONS
 from qpruner_core.cli.compress import compress_options
 from qpruner_core.cli.pruning_options import prune_options, shared_prune_options
+from qpruner_core.cli.search_options import search_options
 from qpruner_core.cli.specs import criterion_option
 from qpruner_core.domain.spec import (
-    OBJECTIVES,
     TIES,
     DataSpec,
     RecoverySpec,
@@ -209,13 +209,8 @@ def _plan_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _search_options(parser: argparse.ArgumentParser) -> None:
-    default = SearchSpec()
     _plan_options(parser)
-    parser.add_argument("--objective", choices=OBJECTIVES, help=f"default {default.objective}")
-    parser.add_argument(
-        "--strategy", choices=STRATEGIES.names(), help=f"default {default.strategy}"
-    )
-    parser.add_argument("--trials", type=int, help=f"plans to measure; default {default.n_trials}")
+    search_options(parser)
 
 
 def _recover_options(parser: argparse.ArgumentParser) -> None:

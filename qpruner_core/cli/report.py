@@ -12,7 +12,8 @@ from qpruner_core.cli.report_pruning import (
     pruning_document,
     what_stays,
 )
-from qpruner_core.domain.footprint import bits_per_weight, dense_bytes, format_bytes, plan_bytes
+from qpruner_core.cli.report_search import search_document, search_lines
+from qpruner_core.domain.footprint import dense_bytes, format_bytes, plan_bytes
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.record import (
@@ -21,8 +22,6 @@ from qpruner_core.domain.record import (
     PruningOutcome,
     RecoveryOutcome,
     RunRecord,
-    SearchOutcome,
-    Trial,
 )
 
 
@@ -74,7 +73,7 @@ def run_document(record: RunRecord) -> dict[str, Any]:
     if record.evaluate is not None:
         document["evaluation"] = metrics_document(record.evaluate)
     if record.search is not None:
-        document |= _search(record.search)
+        document |= search_document(record.search)
     if record.recover is not None:
         document["recovery"] = _recovery(record.recover)
     if record.export is not None:
@@ -90,16 +89,6 @@ def _pruning(record: RunRecord, pruned: PruningOutcome) -> dict[str, Any]:
         "before": metrics_document(pruned.before),
         "after": metrics_document(pruned.after),
         "warnings": list(pruned.warnings),
-    }
-
-
-def _search(found: SearchOutcome) -> dict[str, Any]:
-    return {
-        "budget_bytes": found.budget_bytes,
-        "baselines": [trial_document(trial) for trial in found.baselines],
-        "trials": [trial_document(trial) for trial in found.trials],
-        "front": list(found.front),
-        "chosen": found.chosen,
     }
 
 
@@ -147,25 +136,6 @@ def metrics_document(metrics: Metrics) -> dict[str, Any]:
     }
 
 
-def trial_document(trial: Trial) -> dict[str, Any]:
-    """Return one measured plan; a failed one carries its reason instead of numbers."""
-    document: dict[str, Any] = {
-        "number": trial.number,
-        "name": trial.name,
-        "state": trial.state,
-        "plan": dict(trial.plan.precisions),
-    }
-    if trial.metrics is None:
-        return document | {"reason": trial.reason}
-    return document | {
-        "loss": trial.metrics.loss,
-        "accuracy": trial.metrics.accuracy if trial.metrics.tasks else None,
-        "weight_bytes": trial.metrics.weight_bytes,
-        "standard_error": trial.metrics.standard_error if trial.metrics.tasks else None,
-        "device": trial.metrics.device,
-    }
-
-
 def card_lines(document: dict[str, Any]) -> list[str]:
     """Return a model card for a person."""
     lines = [
@@ -204,7 +174,7 @@ def run_lines(record: RunRecord) -> list[str]:
     if record.comparison is not None:
         lines += comparison_lines(record.comparison)
     if record.search is not None:
-        lines += _search_lines(record)
+        lines += search_lines(record)
     if record.recover is not None:
         before, after = record.recover.before, record.recover.after
         lines.append(
@@ -224,26 +194,3 @@ def run_lines(record: RunRecord) -> list[str]:
         lines += ["beside the line, layer by layer:"]
         lines += [f"  {line}" for line in compression_lines(record.compressed)]
     return lines
-
-
-def _search_lines(record: RunRecord) -> list[str]:
-    found = record.search
-    layout = record.layout
-    if found is None or layout is None:
-        return []
-    lines = [f"budget {format_bytes(found.budget_bytes)}; measured front and baselines:"]
-    for trial in (*found.baselines, *found.trials):
-        shown = trial.number in (*found.front, found.chosen) or trial.name
-        if trial.metrics is None or not shown:
-            continue
-        metrics = trial.metrics
-        marks = ("*" if trial.number in found.front else " ") + (
-            ">" if trial.number == found.chosen else " "
-        )
-        lines.append(
-            f"  {marks} {trial.name or f'trial {trial.number}':<22}"
-            f"{format_bytes(metrics.weight_bytes):>10}"
-            f"{bits_per_weight(layout, metrics.weight_bytes):>7.2f} bits  "
-            f"loss {metrics.loss:.4f}  accuracy {metrics.accuracy:.1%}"
-        )
-    return [*lines, "  (* on the front, > chosen)"]

@@ -282,7 +282,9 @@ class SearchOutcome:
     baselines: tuple[Trial, ...]
     trials: tuple[Trial, ...]
     front: tuple[int, ...]
-    """Numbers of the non-dominated among baselines and trials, by ascending bytes."""
+    """Numbers of the non-dominated among baselines and trials, by ascending cost (see
+    `SearchSpec.cost`).
+    """
     chosen: int
     """Number of the chosen plan: the best under the budget until a person picks another."""
     remarks: tuple[str, ...] = ()
@@ -386,6 +388,9 @@ class RunRecord:
             "budget": budget,
             "kept": self._cut(),
         }
+        if search.cost == "training_memory":
+            recovery = self.spec.recovery
+            asked["load"] = [recovery.rank, recovery.batch_size, recovery.sequence_length]
         text = json.dumps(asked, sort_keys=True, default=list)
         return f"{self.run_id}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import replace
 
-from qpruner_core.domain.spec import RunSpec
+from qpruner_core.domain.spec import RunSpec, SearchSpec
 
 _NOT_LAYER_BY_LAYER = (
     "--model",
@@ -14,8 +14,15 @@ _NOT_LAYER_BY_LAYER = (
     "--items-per-task",
     "--criteria",
     "--objective",
+    "--cost",
+    "--signal",
+    "--information",
     "--strategy",
     "--trials",
+    "--patience",
+    "--rungs",
+    "--joint",
+    "--joint-ratios",
     "--recovery-steps",
     "--lora-rank",
     "--learning-rate",
@@ -24,6 +31,23 @@ _NOT_LAYER_BY_LAYER = (
 """Options that have no say layer by layer, or are asked in another way. The texts of other uses
 have one: a source that several name is divided among them."""
 _OF_A_BUDGET = ("--memory-budget", "--precisions", "--tie")
+
+
+def _of_the_search(spec: SearchSpec) -> dict[str, tuple[object, object]]:
+    """Return the options of a search beside budget and precisions, with their usual values."""
+    usual = SearchSpec()
+    return {
+        "--objective": (spec.objective, usual.objective),
+        "--cost": (spec.cost, usual.cost),
+        "--signal": (spec.signal, usual.signal),
+        "--information": (spec.information, usual.information),
+        "--strategy": (spec.strategy, usual.strategy),
+        "--trials": (spec.n_trials, None),
+        "--patience": (spec.patience, usual.patience),
+        "--rungs": (spec.rungs, usual.rungs),
+        "--joint": (spec.joint, usual.joint),
+        "--joint-ratios": (",".join(map(str, spec.ratios)), ""),
+    }
 
 
 def options_of(spec: RunSpec) -> list[str]:
@@ -58,9 +82,7 @@ def options_of(spec: RunSpec) -> list[str]:
         "--memory-budget": (spec.search.memory_budget, None),
         "--precisions": (",".join(spec.search.precisions), ",".join(default.search.precisions)),
         "--tie": (spec.search.tie, default.search.tie),
-        "--objective": (spec.search.objective, default.search.objective),
-        "--strategy": (spec.search.strategy, default.search.strategy),
-        "--trials": (spec.search.n_trials, None),
+        **_of_the_search(spec.search),
         "--recovery-steps": (spec.recovery.steps, default.recovery.steps),
         "--lora-rank": (spec.recovery.rank, default.recovery.rank),
         "--learning-rate": (spec.recovery.learning_rate, default.recovery.learning_rate),

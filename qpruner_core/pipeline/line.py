@@ -289,7 +289,8 @@ class Line:
                 return known
         trial = self._search().by_hand(plan)
         trials = (*found.trials, trial)
-        numbers = front_numbers((*trials, *found.baselines), found.spec.objective)
+        asked = (found.spec.objective, found.spec.cost)
+        numbers = front_numbers((*trials, *found.baselines), *asked)
         extended = replace(found, trials=trials, front=numbers)
         self._store.write(replace(self.record(), search=extended))
         return trial
@@ -342,7 +343,7 @@ class Line:
 
     def _search(self) -> Searching:
         record = self.record()
-        key = (record.study_name, record.spec.search.n_trials)
+        key = (record.study_name, record.spec.search, record.spec.recovery)
         if self._searching is None or self._search_key != key:
             self._leave_search()
             self._searching = Searching(self._store, record, self._materials)

@@ -5,12 +5,13 @@ A plan is measured once, however often it is asked for, and by however many work
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 import os
 import socket
+from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 
 from qpruner_core.domain.footprint import dense_bytes, parse_budget
 from qpruner_core.domain.layout import ModelLayout
@@ -27,14 +28,18 @@ from qpruner_core.domain.spec import SearchSpec
 from qpruner_core.errors import (
     BadInputError,
     IncompatibleShapeError,
-    InfeasibleBudgetError,
-    NonFiniteLossError,
     NotReadyError,
 )
+from qpruner_core.pipeline.fingerprint import Fingerprints
+from qpruner_core.pipeline.halving import Rival
 from qpruner_core.pipeline.joint import check_levels, search_space
 from qpruner_core.pipeline.materials import Materials
+from qpruner_core.pipeline.measuring import Answer, Bench, Measuring, ShowsPlans
+from qpruner_core.pipeline.remembering import Remembered
+from qpruner_core.pipeline.stopping import nothing_measured, out_of_patience, remarks, unmoved
 from qpruner_core.quantization.shapes import check_plan
 from qpruner_core.search.asking import Known
+from qpruner_core.search.costs import cost_of, training_load, unit_costs_of
 from qpruner_core.search.pareto import best_measured, front_numbers
 from qpruner_core.search.presets import QPRUNER_3, baselines, qpruner_3
 from qpruner_core.search.study import Study
@@ -43,10 +48,6 @@ from qpruner_core.store.workers import is_gone
 
 THIS_PROCESS = f"{socket.gethostname()}/process {os.getpid()}"
 """Who claims trials of a search that runs in one process, without workers."""
-OUT_OF_MEMORY = (
-    "The device ran out of memory while measuring this plan. Evaluate with shorter sequences or "
-    "fewer items, or on a device with more memory."
-)
 
 
 def check_budget(
@@ -100,8 +101,12 @@ class Searching:
         )
         self._presets = {name: plan for name, plan in presets.items() if self._fits(plan)}
         self.left_out = tuple(name for name in presets if name not in self._presets)
-        self._sensitivities = signals.sensitivities
+        self._signals, self._record = signals, record
+        self._prints = Fingerprints(store, record.run_id)
+        self._load = training_load(record.spec.recovery, materials.device.compute_dtype.itemsize)
         self._study: Study | None = None
+        self._memory: Remembered | None = None
+        self._measuring = Measuring(self._bench(), self._spec)
 
     @property
     def n_baselines(self) -> int:
@@ -171,18 +176,24 @@ class Searching:
         everything = (*trials, *known)  # of equal plans the study's own number stays on the front
         chosen = best_measured(everything, self._spec.objective, self._budget)
         if chosen is None:
-            raise InfeasibleBudgetError(
-                "No plan that was measured fits the memory budget. Raise the budget, or measure "
-                "more trials."
-            )
+            raise nothing_measured(everything)
+        front = front_numbers(everything, self._spec.objective, self._spec.cost)
+        by_number = {trial.number: trial for trial in everything}
         return SearchOutcome(
             spec=self._spec,
             budget_bytes=self._budget,
             study_name=self._name,
             baselines=known,
             trials=trials,
-            front=front_numbers(everything, self._spec.objective),
+            front=front,
             chosen=chosen.number,
+            remarks=remarks(
+                self._record.spec,
+                trials,
+                [by_number[number] for number in front],
+                self._remembered().losses,
+                self.ending(),
+            ),
         )
 
     def close(self) -> None:
@@ -208,15 +219,61 @@ class Searching:
         return trial
 
     def measure(self, plan: PrecisionPlan) -> Metrics:
-        """Measure one plan on the pruned model: point every Linear at its candidate, evaluate."""
-        wanted = (*self._bank_precisions(), *plan.precisions.values())
-        bank = self._materials.search_bank(tuple(dict.fromkeys(wanted)), self._levels)
-        bank.apply(plan)
-        return self._materials.suite().evaluate(
-            bank.model,
-            weight_bytes=bank.packed_bytes(plan),
+        """Measure one plan to the end, unless the run knows it.
+
+        Raises:
+            NonFiniteLossError: The loss is not a number.
+        """
+        metrics = self._measuring.full(plan).metrics
+        if metrics is None:
+            raise ValueError("a plan without rivals was stopped")
+        return metrics
+
+    def _bench(self) -> Bench:
+        return Bench(
+            bank_of=self._bank_of,
+            suite=self._materials.suite,
+            layout_of=self._space.layout_of,
+            remembered=self._remembered,
             device_name=self._materials.device.name,
+            study_name=self._name,
+            load=self._load,
         )
+
+    def _bank_of(self, plan: PrecisionPlan) -> ShowsPlans:
+        """Return the bank that shows a plan. Latency needs packed candidates: dense ones take the
+        same time in every precision.
+        """
+        wanted = (*self._bank_precisions(), *plan.precisions.values())
+        packed = True if self._spec.cost == "latency" else None
+        precisions = tuple(dict.fromkeys(wanted))
+        return self._materials.search_bank(precisions, self._levels, packed=packed)
+
+    def _remembered(self) -> Remembered:
+        if self._memory is None:
+            held = "packed, timed" if self._spec.cost == "latency" else "as usual"
+            arithmetic = f"{self._materials.device.name}, {held}"
+            key = self._prints.measured(self._record, arithmetic)
+            self._memory = Remembered(self._store, self._run_id, key)
+        return self._memory
+
+    def _rivals(self, study: Study) -> list[Rival]:
+        """Return every measured plan that another one has to beat; none where plans are not
+        stopped.
+        """
+        if self._spec.rungs == 1:
+            return []
+        beside = (*self._read(self._baselines_name), *self._read(self._by_hand_name))
+        memory = self._remembered()
+        return [
+            Rival(
+                name=trial.name or f"trial {trial.number}",
+                cost=cost_of(trial.metrics, self._spec.cost),
+                losses=memory.losses(trial.plan),
+            )
+            for trial in (*beside, *study.trials())
+            if trial.metrics is not None
+        ]
 
     def _bank_precisions(self) -> tuple[str, ...]:
         used = [name for plan in self._presets.values() for name in plan.precisions.values()]
@@ -229,23 +286,17 @@ class Searching:
             if trial.name == name and trial.plan.key == plan.key:
                 return trial
         known = tuple(trial for trial in known if trial.name != name)
-        metrics, reason = self._try(plan)
-        state = "failed" if metrics is None else "complete"
+        answer: Answer = self._measuring.answer(plan)
         trial = Trial(
-            number=number, name=name, plan=plan, metrics=metrics, state=state, reason=reason
+            number=number,
+            name=name,
+            plan=plan,
+            metrics=answer.metrics,
+            state=answer.state,
+            reason=answer.reason,
         )
         self._store.write_value(self._run_id, self._baselines_name, (*known, trial))
         return trial
-
-    def _try(self, plan: PrecisionPlan) -> tuple[Metrics | None, str]:
-        """Return what was measured, or None and why it could not be; a search goes on then."""
-        try:
-            return self.measure(plan), ""
-        except NonFiniteLossError as error:
-            return None, str(error)
-        except torch.cuda.OutOfMemoryError:
-            torch.cuda.empty_cache()
-            return None, OUT_OF_MEMORY
 
     def _fits(self, plan: PrecisionPlan) -> bool:
         try:
@@ -267,9 +318,28 @@ class Searching:
                 self._space,
                 self._spec,
                 self._budget,
-                Known(sensitivities=self._sensitivities, measured=measured),
+                Known(
+                    sensitivities=self._signals.sensitivities,
+                    measured=measured,
+                    sizes=self._sizes(),
+                    weights=self._weights(),
+                ),
             )
         return self._study
+
+    def _sizes(self) -> NDArray[np.int64] | None:
+        """Return what every unit costs where the search weighs something else than bytes."""
+        if self._spec.cost == "weight_bytes":
+            return None
+        cells, beside = self._signals.sensitivities, self._signals.seconds_beside
+        return unit_costs_of(self._space, cells, self._spec.cost, self._load, beside).matrix
+
+    def _weights(self) -> str:
+        """Return what a stored study must have been measured on, so that nothing is mixed."""
+        weights = self._prints.weights(self._record)
+        # Seconds, and bytes of activations, are those of one device.
+        device = self._materials.device.name
+        return weights if self._spec.cost == "weight_bytes" else f"{weights} on {device}"
 
     def _read(self, name: str) -> tuple[Trial, ...]:
         return self._store.read_value(self._run_id, name, tuple[Trial, ...]) or ()
@@ -313,4 +383,9 @@ def _require_sensitivities(record: RunRecord) -> QuantizationOutcome:
             f"{', '.join(spec.precisions)}. Run the quantising step again with these choices."
         )
     check_levels(record.spec, outcome)
+    if spec.cost == "latency" and any(cell.seconds is None for cell in outcome.sensitivities):
+        raise NotReadyError(
+            "The search weighs latency, but the Linears of this run were not timed. Run the "
+            "quantising step again: with the cost latency it times them."
+        )
     return outcome
