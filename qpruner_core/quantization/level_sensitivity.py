@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import isfinite
 
 import torch
 
@@ -23,7 +24,7 @@ from qpruner_core.domain.progress import OnProgress, Progress, silent
 from qpruner_core.domain.record import SensitivityCell
 from qpruner_core.models.trunk import LayerInputs, first_inputs, run_layers, sequence_losses
 from qpruner_core.quantization.level_bank import LevelBank
-from qpruner_core.quantization.sensitivity import Units
+from qpruner_core.quantization.sensitivity import BROKEN, Units
 
 TOKENS_PER_BATCH = 4096
 """Tokens whose hidden states are held at a time."""
@@ -54,7 +55,8 @@ def measure_levels(
     Returns:
         Cells of levels 1 and up, level by level, then unit by unit in the order given, precisions
         in the order of the bank; they carry no divergence (see `SensitivityCell.kl`), as a model
-        that is pruned less differs from the reference for the better.
+        that is pruned less differs from the reference for the better. A loss that is no finite
+        number counts as `sensitivity.BROKEN`.
     """
     walk = _Walk(bank, units, on_progress)
     batches = torch.split(ids, max(1, TOKENS_PER_BATCH // ids.shape[1]))
@@ -69,10 +71,13 @@ def measure_levels(
             # Where a layer is one unit its own 16-bit loss cancels out and was not measured.
             base = pruned - shares[unit] * (pruned - reference)
             for precision in bank.precisions:
-                loss = losses[_Case(layer, level, unit, precision)]
+                gain = losses[_Case(layer, level, unit, precision)] - base
                 cells.append(
                     SensitivityCell(
-                        unit=unit, precision=precision, loss_increase=loss - base, level=level
+                        unit=unit,
+                        precision=precision,
+                        loss_increase=min(gain, BROKEN) if isfinite(gain) else BROKEN,
+                        level=level,
                     )
                 )
     return tuple(cells)

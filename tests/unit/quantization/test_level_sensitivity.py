@@ -17,6 +17,7 @@ from qpruner_core.pruning.surgery import prune_
 from qpruner_core.quantization import level_sensitivity
 from qpruner_core.quantization.level_bank import LevelBank
 from qpruner_core.quantization.level_sensitivity import measure_levels
+from qpruner_core.quantization.sensitivity import BROKEN
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
@@ -138,3 +139,14 @@ def test_the_model_ends_at_level_0_even_when_stopped(bank: LevelBank, ids: torch
     with pytest.raises(KeyboardInterrupt):
         measure_levels(bank, by_layer(bank.layout), ids, stop)
     assert naive_loss(bank.model, ids) == before
+
+
+def test_a_level_that_breaks_the_model_costs_its_cells_not_the_step(
+    bank: LevelBank, ids: torch.Tensor
+) -> None:
+    broken = bank.banks[2].model
+    with torch.no_grad():
+        broken.model.layers[1].input_layernorm.weight.fill_(float("nan"))  # type: ignore[union-attr,index]
+    found = measure_levels(bank, by_block(bank.layout), ids)
+    is_broken = {(c.level, layer_of(c.unit)): c.loss_increase == BROKEN for c in found}
+    assert is_broken == {(1, 0): False, (1, 1): False, (2, 0): False, (2, 1): True}
