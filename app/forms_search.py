@@ -7,53 +7,64 @@ from dataclasses import replace
 
 import streamlit as st
 
-from app import wording
+from app import forms_search_more, state, wording
 from app.forms import option_fields
 from app.glossary import tip
 from qpruner_core.catalog import EXPORTERS, PRECISIONS, STRATEGIES
-from qpruner_core.domain.spec import OBJECTIVES, TIES, ExportSpec, RecoverySpec, SearchSpec
+from qpruner_core.domain.spec import ExportSpec, RecoverySpec, SearchSpec
 
-TIE_WORDS = {
-    "layer": "Whole layers",
-    "block": "Attention and MLP apart",
-    "fused": "q/k/v and gate/up together",
-    "linear": "Every Linear by itself",
-}
-OBJECTIVE_WORDS = {"loss": "Loss", "accuracy": "Accuracy"}
-N_BUDGET_STEPS = 200
+OBJECTIVE_WORDS = forms_search_more.OBJECTIVE_WORDS
 
 
 def budget_slider(
-    smallest_bytes: int, largest_bytes: int, budget_bytes: int, dense_bytes: int
+    smallest_bytes: int, largest_bytes: int, budget_bytes: int, dense_bytes: int, run_id: str
 ) -> int:
-    """Ask for the memory budget between the smallest and the largest plan; returns bytes."""
-    shares = [
-        (smallest_bytes + (largest_bytes - smallest_bytes) * i / N_BUDGET_STEPS) / dense_bytes
-        for i in range(N_BUDGET_STEPS + 1)
-    ]
-    low, high = 100 * shares[0], 100 * shares[-1]
-    at = min(max(100 * budget_bytes / dense_bytes, low), high)
+    """Ask for the memory budget between the smallest and the largest plan; returns bytes.
+
+    A budget that no plan reaches is answered with the least possible one.
+    """
+    low = round(100 * smallest_bytes / dense_bytes + 0.05, 1)
+    high = max(round(100 * largest_bytes / dense_bytes, 1), low + 0.1)
+    kept = state.remembered(f"budget/{run_id}")  # the field starts anew when its ends move
+    at = kept if isinstance(kept, float) else 100 * budget_bytes / dense_bytes
     percent = st.slider(
         "Memory budget, % of the dense model",
-        min_value=round(low + 0.05, 1),
-        max_value=max(round(high, 1), round(low + 0.05, 1) + 0.1),
-        value=max(round(at, 1), round(low + 0.05, 1)),
+        min_value=low,
+        max_value=high,
+        value=min(max(round(at, 1), low), high),
         step=0.1,
         format="%.1f %%",
         help=tip("memory_budget"),
-        key="search/budget",
+        key=f"search/budget/{run_id}",
     )
+    if percent != min(max(round(at, 1), low), high):
+        state.remember(f"budget/{run_id}", float(percent))
     chosen = int(percent / 100 * dense_bytes)
     st.caption(
         f"{wording.size(chosen)} of {wording.size(dense_bytes)}; the smallest plan of this search "
-        "needs "
-        f"{wording.size(smallest_bytes)} (estimated)."
+        f"needs {wording.size(smallest_bytes)} (estimated)."
     )
+    if budget_bytes < smallest_bytes and not isinstance(kept, float):
+        st.warning(
+            f"This run was asked for {wording.size(budget_bytes)}, which no plan of this search "
+            f"reaches: the least possible is {wording.size(smallest_bytes)}. Prune more or allow "
+            "a smaller precision to go below it."
+        )
     return chosen
 
 
-def search_form(spec: SearchSpec) -> SearchSpec:
-    """Ask for precisions, tie, objective, strategy with its options, trials and seed."""
+def search_form(spec: SearchSpec, run_id: str, own_ratio: float) -> SearchSpec:
+    """Ask for precisions, trials and strategy, and for all else in an expander.
+
+    Args:
+        spec: As the run is asked for now.
+        run_id: The run, whose fields keep what was typed.
+        own_ratio: Pruning ratio of the run; in [0, 1).
+
+    Raises:
+        BadInputError: What was chosen does not go together; the sentence says why.
+    """
+    key = f"search/{run_id}"
     precisions = st.pills(
         "Precisions",
         PRECISIONS.names(),
@@ -62,43 +73,35 @@ def search_form(spec: SearchSpec) -> SearchSpec:
         format_func=lambda name: PRECISIONS.entry(name).title,
         help=tip("precision"),
         wrap=True,
+        key=f"{key}/precisions",
     )
-    tie = st.selectbox(
-        "Share one precision",
-        TIES,
-        TIES.index(spec.tie),
-        format_func=TIE_WORDS.__getitem__,
-        help=tip("tie"),
-    )
-    objective = st.selectbox(
-        "Weigh against memory",
-        OBJECTIVES,
-        OBJECTIVES.index(spec.objective),
-        format_func=OBJECTIVE_WORDS.__getitem__,
-        help=tip("objective"),
+    trials = st.number_input(
+        "Trials", 1, 10_000, spec.n_trials, help=tip("trials"), key=f"{key}/trials"
     )
     names = STRATEGIES.names()
-    strategy = st.selectbox(
-        "Strategy",
-        names,
-        names.index(spec.strategy),
-        format_func=wording.strategy,
-        help=tip("strategy"),
+    strategy = str(
+        st.selectbox(
+            "Strategy",
+            names,
+            names.index(spec.strategy),
+            format_func=wording.strategy,
+            help=tip("strategy"),
+            key=f"{key}/strategy",
+        )
     )
-    trials = st.number_input("Trials", 1, 10_000, spec.n_trials, help=tip("trials"))
-    st.caption(STRATEGIES.entry(str(strategy)).summary)
-    with st.expander("Options of the strategy"):
+    st.caption(STRATEGIES.entry(strategy).summary)
+    with st.expander("More settings"):
+        more = forms_search_more.fields(spec, key, own_ratio)
         seed = st.number_input(
-            "Seed", 0, 2**31 - 1, spec.seed, help=tip("seed"), key="search/seed"
+            "Seed", 0, 2**31 - 1, spec.seed, help=tip("seed"), key=f"{key}/seed"
         )
         given = spec.options if strategy == spec.strategy else {}
-        options = option_fields(STRATEGIES.entry(str(strategy)), given, "search")
+        options = option_fields(STRATEGIES.entry(strategy), given, key)
     asked = replace(
         spec,
+        **more,
         precisions=tuple(name for name in PRECISIONS.names() if name in precisions),
-        tie=str(tie),
-        objective=str(objective),
-        strategy=str(strategy),
+        strategy=strategy,
         n_trials=int(trials),
         seed=int(seed),
         options=options,

@@ -22,7 +22,7 @@ from qpruner_core.domain.progress import Progress
 from qpruner_core.domain.record import ModelCard, QuantizationOutcome, RunRecord, Trial
 from qpruner_core.domain.spec import ModelSpec, PruningSpec, SearchSpec
 from qpruner_core.inspection import inspect_model
-from qpruner_core.jobs import Job, Jobs
+from qpruner_core.jobs import TRIALS, Job, Jobs
 from qpruner_core.pruning.selection import Selection, select
 from qpruner_core.search.costs import NANOSECONDS, training_load, unit_costs_of
 from qpruner_core.search.knapsack import Front, front
@@ -63,10 +63,11 @@ def jobs() -> Jobs:
 
 
 def job_under_way(run_id: str) -> Job | None:
-    """Return the job of a run that waits or runs, the newest first; None when nothing is under
-    way.
+    """Return the job of a run that waits or runs, the newest first and those that measure trials
+    beside another last; None when nothing is under way.
     """
-    return next((job for job in jobs().list(run_id) if line.is_under_way(job)), None)
+    under_way = [job for job in jobs().list(run_id) if line.is_under_way(job)]
+    return min(under_way, key=lambda job: job.kind == TRIALS, default=None)
 
 
 def newest_job(run_id: str) -> Job | None:

@@ -4,7 +4,7 @@ the layer map.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 import streamlit as st
@@ -115,14 +115,19 @@ def strip(record: RunRecord, job: Job | None) -> None:
     )
 
 
-def status(record: RunRecord, step: str) -> Job | None:
+def status(record: RunRecord, step: str, steer: Callable[[Job], None] | None = None) -> Job | None:
     """Draw where a run stands, with the running, failed or stopped face; return the job under
     way.
+
+    Args:
+        record: The run.
+        step: The step that the page is about.
+        steer: Draws the buttons beside the progress; None for the one that stops the job.
     """
     job = services.job_under_way(record.run_id)
     last = services.last_job(record.run_id, step)
     if job is not None:
-        running(record, job)
+        running(record, job, steer)
         return job
     strip(record, last)
     if last is not None and getattr(record, step) is None:
@@ -132,8 +137,8 @@ def status(record: RunRecord, step: str) -> Job | None:
     return None
 
 
-def running(record: RunRecord, job: Job) -> None:
-    """Draw strip and progress, which renew themselves, with a button to stop.
+def running(record: RunRecord, job: Job, steer: Callable[[Job], None] | None = None) -> None:
+    """Draw strip and progress, which renew themselves, with buttons to steer the job.
 
     The whole page starts over when a step has filled its slot, and when the job ends.
     """
@@ -149,13 +154,16 @@ def running(record: RunRecord, job: Job) -> None:
         strip(known, now)
         with st.container(border=True):
             progress_bar(now)
-            if st.button(
-                "Stop", key=f"stop/{job.job_id}", icon=":material/stop_circle:", help=tip("stop")
-            ):
-                services.jobs().cancel(job.job_id)
-                st.rerun()
+            (steer or _stop_button)(now)
 
     progress()
+
+
+def _stop_button(job: Job) -> None:
+    if st.button(
+        "Stop", key=f"stop/{job.job_id}", icon=":material/stop_circle:", help=tip("stop")
+    ):
+        ask(lambda: services.jobs().cancel(job.job_id))
 
 
 def progress_bar(job: Job) -> None:
@@ -223,7 +231,9 @@ def _ended_badly(record: RunRecord, step: str, job: Job) -> None:
                 help=tip("finish"),
             )
         )
-    if go_on:
+    if go_on and step == "search" and job.kind == "line":
+        ask(lambda: services.jobs().resume_search(record.run_id))
+    elif go_on:
         ask(lambda: services.jobs().resume(job.job_id))
     if settle:
         ask(lambda: services.jobs().start_finish(record.run_id))
@@ -247,6 +257,7 @@ def start(
     *,
     redo: str | None = None,
     busy: bool = False,
+    workers: int = 1,
 ) -> None:
     """Draw the button that puts a step on the queue; old results are kept in a copy unless the
     person says not.
@@ -258,6 +269,7 @@ def start(
         label: Text of the button.
         redo: An earlier step whose result no longer fits the spec.
         busy: Whether a job of this run is under way, which disables the button.
+        workers: Over how many workers a search is spread.
     """
     steps = line.steps_until(record, goal, redo)
     lost = line.emptied_by(record, steps)
@@ -277,17 +289,22 @@ def start(
     if st.button(
         label, type="primary", disabled=busy, help=tip(f"start_{goal}"), key=f"start/{goal}"
     ):
-        launch(record, spec, steps, keep=keep)
+        launch(record, spec, steps, keep=keep, workers=workers)
 
 
 def launch(
-    record: RunRecord, spec: RunSpec, steps: tuple[str, ...], *, keep: bool = False
+    record: RunRecord,
+    spec: RunSpec,
+    steps: tuple[str, ...],
+    *,
+    keep: bool = False,
+    workers: int = 1,
 ) -> None:
     """Put steps of a run on the queue, in a copy if asked, and draw the page anew."""
     try:
         check_spec(spec)
         target = services.store().fork(record.run_id, steps[0]) if keep else record
-        services.jobs().start_line(target.run_id, steps, spec)
+        services.jobs().start_line(target.run_id, steps, spec, workers=workers)
     except QPrunerError as error:
         error_panel(str(error))
         return
@@ -300,9 +317,12 @@ def while_busy(busy: bool, draw: Callable[[], None]) -> None:
     st.fragment(draw, run_every=EVERY if busy else None)()
 
 
-def layer_map(layout: ModelLayout, plan: PrecisionPlan, key: str) -> None:
-    """Draw which precision every Linear has."""
-    st.plotly_chart(charts_plan.layer_map(layout, plan), key=key, config=charts_base.PLAIN)
+def layer_map(
+    layout: ModelLayout, plan: PrecisionPlan, key: str, marked: Collection[str] = ()
+) -> None:
+    """Draw which precision every Linear has; marked ones are ringed."""
+    made = charts_plan.layer_map(layout, plan, marked)
+    st.plotly_chart(made, key=key, config=charts_base.PLAIN)
 
 
 def with_part(spec: RunSpec, **parts: object) -> RunSpec:

@@ -1,12 +1,11 @@
-"""Pieces of the Search page: budget, predicted front, live trials, and the best under the
-budget.
+"""Pieces of the Search page: what is asked for, and the predicted front with the live trials over
+it.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-import pandas as pd
 import streamlit as st
 
 from app import (
@@ -14,35 +13,92 @@ from app import (
     forms_search,
     points,
     services,
-    state,
-    tables,
+    tables_signals,
+    tables_trials,
     widgets,
     widgets_results,
-    wording,
+    widgets_trials,
 )
 from app.charts_front import FrontView
-from app.glossary import tip
-from app.widgets import Figure
-from qpruner_core.domain.footprint import bits_per_weight, dense_bytes, parse_budget
+from app.points import Point
+from qpruner_core.domain.footprint import dense_bytes, parse_budget
 from qpruner_core.domain.layout import ModelLayout
-from qpruner_core.domain.record import RunRecord
+from qpruner_core.domain.record import RunRecord, Trial
 from qpruner_core.domain.spec import SearchSpec
-from qpruner_core.search.knapsack import best_under
+from qpruner_core.errors import QPrunerError
 from qpruner_core.search.space import SearchSpace
 
 
-def with_budget(spec: SearchSpec, dense: ModelLayout, layout: ModelLayout) -> SearchSpec:
-    """Ask for the budget within what the chosen precisions can reach, as a fraction of the dense
-    model.
+def asked(record: RunRecord, dense: ModelLayout, layout: ModelLayout) -> SearchSpec | None:
+    """Ask for the search, the budget first; None where the choices do not go together, which a
+    sentence says. What was chosen stays in the fields.
+    """
+    above = st.container()
+    own_ratio = record.spec.pruning.ratio
+    try:
+        spec = forms_search.search_form(record.spec.search, record.run_id, own_ratio)
+        with above:
+            return _with_budget(record, spec, dense, layout)
+    except QPrunerError as error:
+        widgets.error_panel(str(error))
+        return None
+
+
+def _with_budget(
+    record: RunRecord, spec: SearchSpec, dense: ModelLayout, layout: ModelLayout
+) -> SearchSpec:
+    """Ask for the budget within what the chosen precisions and ratios can reach, as a fraction of
+    the dense model.
     """
     reference = dense_bytes(dense)
-    space = SearchSpace(layout, spec.precisions, spec.tie, reference)
-    largest = space.code_bytes(tuple(len(space.precisions) - 1 for _ in space.units))
+    space = _space(record, spec, dense, layout)
     now = parse_budget(spec.memory_budget, reference)
-    budget = forms_search.budget_slider(space.smallest_bytes, largest, now, reference)
+    budget = forms_search.budget_slider(
+        space.smallest_bytes, space.largest_bytes, now, reference, record.run_id
+    )
     if round(budget / reference, 3) == round(now / reference, 3):
         return spec  # as it was written, by which a study is found again
     return replace(spec, memory_budget=f"{budget / reference:.4f}")
+
+
+def _space(
+    record: RunRecord, spec: SearchSpec, dense: ModelLayout, layout: ModelLayout
+) -> SearchSpace:
+    """Return the space that is asked for; levels that are not cut yet as the selection has them
+    now.
+    """
+    found = services.predicted(record, spec)
+    if found is not None:
+        return found.space
+    key = f"search/space/{record.run_id}/{spec.precisions}/{spec.tie}/{spec.joint}/{spec.ratios}"
+    return services.once(key, layout, lambda: _new_space(record, spec, dense, layout))
+
+
+def _new_space(
+    record: RunRecord, spec: SearchSpec, dense: ModelLayout, layout: ModelLayout
+) -> SearchSpace:
+    pruning, scored = record.spec.pruning, record.score is not None
+    levels = [
+        services.preview(record, dense, replace(pruning, ratio=ratio), scored=scored).layout
+        for ratio in spec.ratios
+    ]
+    return SearchSpace(layout, spec.precisions, spec.tie, levels=levels, joint=spec.joint)
+
+
+def start(record: RunRecord, spec: SearchSpec | None, *, busy: bool) -> None:
+    """Draw the button that starts the search, with the number of its workers."""
+    workers = widgets_trials.workers_field(record.run_id)
+    wanted = record.spec.search if spec is None else spec
+    asked = widgets.with_part(record.spec, search=wanted)
+    widgets.start(
+        record,
+        asked,
+        "search",
+        "Search",
+        redo=outdated(record, wanted),
+        busy=busy or spec is None,
+        workers=workers,
+    )
 
 
 def outdated(record: RunRecord, spec: SearchSpec) -> str | None:
@@ -50,96 +106,79 @@ def outdated(record: RunRecord, spec: SearchSpec) -> str | None:
     sensitivities.
     """
     known = record.quantize
-    if known is None:
-        return None
-    fits = known.tie == spec.tie and set(spec.precisions) <= set(known.precisions)
-    return None if fits else "quantize"
+    return "quantize" if known is not None and not services.fits(known, spec) else None
 
 
-def live_front(record: RunRecord, spec: SearchSpec, dense: ModelLayout) -> None:
-    """Draw the predicted front and what has been measured so far."""
+def empty(record: RunRecord, spec: SearchSpec, *, busy: bool) -> None:
+    """Say what will come where nothing can be predicted yet."""
+    if record.quantize is None:
+        st.info(
+            "The predicted front appears seconds after the sensitivities are measured. "
+            + (
+                "Measured plans then join it one by one."
+                if busy
+                else "Start the search: it measures them first, then tries plans on the pruned "
+                "model."
+            )
+        )
+    elif outdated(record, spec) is not None:
+        st.info(
+            "These precisions, ties, ratios or costs were not measured yet. Starting the search "
+            "measures them first."
+        )
+
+
+def live(record: RunRecord, spec: SearchSpec, dense: ModelLayout, *, busy: bool) -> None:
+    """Draw the predicted front, what has been measured so far over it, and how far that is."""
     now = services.store().read(record.run_id)
-    budget = parse_budget(spec.memory_budget, dense_bytes(dense))
     trials = services.trials(now)
+    _front(now, trials, spec, parse_budget(spec.memory_budget, dense_bytes(dense)))
+    is_searching = busy and now.quantize is not None
+    widgets_trials.progress(now, trials, now.spec.search.n_trials, busy=is_searching)
+
+
+def _front(now: RunRecord, trials: tuple[Trial, ...], spec: SearchSpec, budget: int) -> None:
     found = points.of_trials(now, trials)
-    predicted = services.predicted(now)
-    if not found and predicted is None:
+    view = _view(now, found, spec, budget)
+    if not found and view.predicted is None:
         return
-    best = points.best_under(found, budget, spec.objective)
-    view = FrontView(
-        objective=spec.objective,
-        budget_bytes=budget,
-        chosen=best.key if best is not None else None,
-        predicted=predicted,
-        loss_16_bit=points.loss_at_16_bit(now),
-    )
     st.plotly_chart(charts_front.front(found, view), key="search/front")
-    failed = [trial for trial in trials if trial.state == "failed"]
-    measured = sum(point.kind == points.PLAN for point in found)
+    standing = tables_trials.standing(trials, spec.n_trials)
     st.caption(
-        f"{measured} trials and {len(found) - measured} baselines measured"
-        + (f", {len(failed)} failed." if failed else ".")
+        tables_trials.count_words(standing)
         + widgets_results.outside_words(charts_front.n_outside(found, view))
     )
-    if predicted is not None and spec.objective == "accuracy":
-        st.caption("The predicted front is in nats of loss; weigh loss against memory to see it.")
+    for sentence in _notes(now, found, view):
+        st.caption(sentence)
 
 
-def best(record: RunRecord, spec: SearchSpec, dense: ModelLayout) -> None:
-    """Draw what the budget buys: predicted at once, and measured when there is something
-    measured.
-    """
-    budget = parse_budget(spec.memory_budget, dense_bytes(dense))
-    layout, predicted = record.layout, services.predicted(record)
-    if layout is None or predicted is None:
-        return
-    if outdated(record, spec) is not None:
-        st.info(
-            "These precisions or ties were not measured yet. Starting the search measures them "
-            "first."
-        )
-        return
-    foreseen = best_under(predicted, max(budget, int(predicted.weight_bytes[0])))
-    base = points.loss_at_16_bit(record)
-    st.subheader("Best plan under the budget, predicted", anchor=False)
-    widgets.figures(
-        [
-            Figure(
-                label="Weights",
-                value=wording.size(foreseen.weight_bytes),
-                term="weight_bytes",
-                origin=wording.ESTIMATED,
-            ),
-            Figure(
-                label="Bits per weight",
-                value=f"{bits_per_weight(layout, foreseen.weight_bytes):.2f} bits",
-                term="bits_per_weight",
-                origin=wording.ESTIMATED,
-            ),
-            Figure(
-                label="Loss per token",
-                value=wording.nats(base + foreseen.loss_increase),
-                term="loss",
-                origin=wording.ESTIMATED,
-                change=f"{foreseen.loss_increase:+.3f} nats/token",
-            ),
-        ]
+def _view(now: RunRecord, found: list[Point], spec: SearchSpec, budget: int) -> FrontView:
+    best = points.best_under(found, budget, spec.objective)
+    by_cost = services.predicted_by_cost(now, spec)
+    measured = now.quantize
+    return FrontView(
+        objective=spec.objective,
+        cost=spec.cost,
+        budget_bytes=budget,
+        chosen=best.key if best is not None else None,
+        predicted=by_cost.front if by_cost is not None else services.predicted(now, spec),
+        predicted_cost=by_cost.costs if by_cost is not None else None,
+        signal=tables_signals.used(measured, spec) if measured is not None else spec.signal,
+        loss_16_bit=points.loss_at_16_bit(now),
     )
-    widgets.layer_map(layout, foreseen.plan, "search/predicted_map")
-    _best_measured(record, spec, budget)
 
 
-def _best_measured(record: RunRecord, spec: SearchSpec, budget: int) -> None:
-    found = points.of_trials(record, points.trials_of(record))
-    top = points.best_under(found, budget, spec.objective)
-    if not found:
-        return
-    st.subheader("Best plan under the budget, measured", anchor=False)
-    if top is None or record.layout is None or top.plan is None:
-        st.info("Nothing that was measured fits this budget. Raise it, or search again with it.")
-        return
-    table: pd.DataFrame = tables.measured([top])
-    st.dataframe(table, hide_index=True)
-    widgets.layer_map(record.layout, top.plan, "search/measured_map")
-    if st.button("Open in Results", help=tip("open_results"), icon=":material/scatter_plot:"):
-        state.open_page("results", trial=top.key)
+def _notes(now: RunRecord, found: list[Point], view: FrontView) -> list[str]:
+    """Return what the picture leaves out, in sentences."""
+    notes = []
+    if view.predicted is not None and view.objective == "accuracy":
+        notes.append("The predicted front is in nats of loss; weigh loss to see it.")
+    if view.cost != "weight_bytes":
+        notes.append("The memory budget bounds the weights, which this picture does not show.")
+        without = sum(points.across(point, view.cost) is None for point in found)
+        if without:
+            notes.append(
+                f"{without} measured without {charts_front.COST_TITLES[view.cost].lower()} are "
+                "left out; searching again measures it."
+            )
+    return notes

@@ -2,39 +2,34 @@
 
 import streamlit as st
 
-from app import forms_search, services, state, widgets, widgets_search
+from app import (
+    services,
+    state,
+    widgets,
+    widgets_best,
+    widgets_search,
+    widgets_signals,
+    widgets_trials,
+)
 
 widgets.title("search")
 record = state.require_run()
-job = widgets.status(record, "search")
+job = widgets.status(record, "search", widgets_trials.steer)
 card = record.load or services.model_card(record.spec.model)
 layout = record.layout or card.layout
 
 left, right = st.columns([1, 2], gap="medium")
 with left:
-    spec = forms_search.search_form(record.spec.search)
-    spec = widgets_search.with_budget(spec, card.layout, layout)
-    asked = widgets.with_part(record.spec, search=spec)
-    widgets.start(
-        record,
-        asked,
-        "search",
-        "Search",
-        redo=widgets_search.outdated(record, spec),
-        busy=job is not None,
-    )
+    asked = widgets_search.asked(record, card.layout, layout)
+    widgets_search.start(record, asked, busy=job is not None)
+spec = asked or record.spec.search
 with right:
-    if record.quantize is None:
-        st.info(
-            "The predicted front appears seconds after the sensitivities are measured. "
-            + (
-                "Start the search: it measures them first, then tries plans on the pruned model."
-                if job is None
-                else "Measured plans then join it one by one."
-            )
-        )
+    widgets_trials.remarks(record)
+    widgets_search.empty(record, spec, busy=job is not None)
     widgets.while_busy(
-        job is not None, lambda: widgets_search.live_front(record, spec, card.layout)
+        job is not None,
+        lambda: widgets_search.live(record, spec, card.layout, busy=job is not None),
     )
 
-widgets_search.best(record, spec, card.layout)
+widgets.while_busy(job is not None, lambda: widgets_best.panel(record, spec, card.layout))
+widgets_signals.panel(record, spec.signal)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.progress import Progress
+from qpruner_core.domain.record import Trial
 from qpruner_core.domain.spec import PruningSpec, RunSpec
-from qpruner_core.jobs import Job, WorkerInfo
+from qpruner_core.jobs import Job, SearchWorker, WorkerInfo
 
 
 class FakeJobs:
@@ -16,6 +18,8 @@ class FakeJobs:
         self.asked: list[tuple[str, object]] = []
         self.answers: dict[str, dict[str, object]] = {}
         self.crew: list[WorkerInfo] = []
+        self.searching: tuple[SearchWorker, ...] = ()
+        self.workers_asked = 0
 
     def add(self, run_id: str, status: str, steps: tuple[str, ...], **facts: object) -> Job:
         job = Job(
@@ -41,8 +45,11 @@ class FakeJobs:
         told = Progress(step=step, done=done, total=total, message="at work")
         return self.add(run_id, "running", (step,), progress=told, worker="worker-1", device="cpu")
 
-    def start_line(self, run_id: str, steps: tuple[str, ...], spec: RunSpec) -> str:
+    def start_line(
+        self, run_id: str, steps: tuple[str, ...], spec: RunSpec, workers: int = 1
+    ) -> str:
         self.asked.append(("line", (run_id, steps, spec)))
+        self.workers_asked = workers
         return self.add(run_id, "queued", steps).job_id
 
     def start_finish(self, run_id: str) -> str:
@@ -84,6 +91,23 @@ class FakeJobs:
     def resume(self, job_id: str) -> None:
         self.asked.append(("resume", job_id))
         self.known[job_id] = replace(self.known[job_id], status="queued")
+
+    def search_workers(self, run_id: str, trials: Sequence[Trial]) -> tuple[SearchWorker, ...]:
+        return self.searching
+
+    def pause_search(self, run_id: str) -> None:
+        self.cancel(self._search_of(run_id).job_id)
+
+    def resume_search(self, run_id: str) -> None:
+        self.resume(self._search_of(run_id).job_id)
+
+    def stop_search(self, run_id: str) -> str:
+        self.pause_search(run_id)
+        return self.start_finish(run_id)
+
+    def _search_of(self, run_id: str) -> Job:
+        found = (job for job in self.list(run_id) if job.kind == "line" and "search" in job.steps)
+        return next(found)
 
     def forget(self, run_id: str) -> None:
         self.asked.append(("forget", run_id))
