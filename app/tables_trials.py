@@ -55,13 +55,20 @@ def standing(trials: Sequence[Trial], n_asked: int) -> Standing:
     )
 
 
-def seconds_left(now: Standing, n_workers: int) -> float:
-    """Return how long the rest takes: by the median of the newest measurements, side by side on
-    several workers. 0 until there is a measurement.
+def seconds_left(now: Standing, n_workers: int, pace: float = 0.0) -> float:
+    """Return how long the rest takes; 0 until there is a measurement.
+
+    Args:
+        now: Where the study stands.
+        n_workers: How many workers measure side by side.
+        pace: Seconds from one report of a measured plan to the next, over all workers; 0 before
+            there are two, when the median of the newest measurements stands in.
     """
+    if pace > 0.0:
+        return pace * now.n_left
     took = [trial.metrics.seconds for trial in now.done if trial.metrics is not None]
-    pace = median(took[-wording.N_PACE :]) if took else 0.0
-    return pace * now.n_left / max(1, n_workers)
+    each = median(took[-wording.N_PACE :]) if took else 0.0
+    return each * now.n_left / max(1, n_workers)
 
 
 def count_words(now: Standing) -> str:

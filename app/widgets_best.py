@@ -15,7 +15,7 @@ from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.record import RunRecord
 from qpruner_core.domain.spec import SearchSpec
-from qpruner_core.search.knapsack import PredictedPoint, best_under
+from qpruner_core.search.knapsack import PredictedPoint, best_under, predict
 from qpruner_core.search.space import SearchSpace
 
 
@@ -50,7 +50,7 @@ def panel(record: RunRecord, spec: SearchSpec, dense: ModelLayout) -> None:
     with left:
         _predicted(record, spec, best)
     with right:
-        _measured(record, best)
+        _measured(record, spec, best)
 
 
 def _best(record: RunRecord, spec: SearchSpec, budget: int) -> Best:
@@ -103,7 +103,7 @@ def _asked_for(spec: SearchSpec, by: str) -> str:
     return " This run has no KL divergence on record."
 
 
-def _measured(record: RunRecord, best: Best) -> None:
+def _measured(record: RunRecord, spec: SearchSpec, best: Best) -> None:
     top = best.measured
     if top is None or top.plan is None:
         st.markdown("**Measured**")
@@ -119,14 +119,30 @@ def _measured(record: RunRecord, best: Best) -> None:
     _figures(size, loss, points.loss_at_16_bit(record), wording.MEASURED)
     widgets.layer_map(layout, top.plan, "search/measured_map", best.differing)
     st.caption(
-        _bits(layout, size) + _difference(best) + _accuracy(top) + _levels(record, top.plan)
+        _bits(layout, size)
+        + _foreseen(record, spec, best.space, top.plan)
+        + _difference(best)
+        + _accuracy(top)
+        + _levels(record, top.plan)
     )
-    if st.button("Open in Results", help=tip("open_results"), icon=":material/scatter_plot:"):
+    if record.search is not None and st.button(
+        "Open in Results", help=tip("open_results"), icon=":material/scatter_plot:"
+    ):
         state.open_page("results", trial=top.key)
 
 
 def _bits(layout: ModelLayout, size: int) -> str:
     return f"{bits_per_weight(layout, size):.2f} bits per weight."
+
+
+def _foreseen(record: RunRecord, spec: SearchSpec, space: SearchSpace, plan: PrecisionPlan) -> str:
+    """Return what had been predicted for the measured plan itself."""
+    measured = record.quantize
+    if measured is None or plan not in space or not services.fits(measured, spec):
+        return ""
+    signal = tables_signals.used(measured, spec)
+    increase = predict(space, measured.sensitivities, plan, signal=signal)
+    return f" Predicted for this plan: {wording.nats(points.loss_at_16_bit(record) + increase)}."
 
 
 def _difference(best: Best) -> str:

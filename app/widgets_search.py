@@ -26,6 +26,7 @@ from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.record import RunRecord, Trial
 from qpruner_core.domain.spec import SearchSpec
 from qpruner_core.errors import QPrunerError
+from qpruner_core.jobs import Job
 from qpruner_core.search.space import SearchSpace
 
 
@@ -128,13 +129,21 @@ def empty(record: RunRecord, spec: SearchSpec, *, busy: bool) -> None:
         )
 
 
-def live(record: RunRecord, spec: SearchSpec, dense: ModelLayout, *, busy: bool) -> None:
-    """Draw the predicted front, what has been measured so far over it, and how far that is."""
+def live(record: RunRecord, spec: SearchSpec, dense: ModelLayout, job: Job | None) -> None:
+    """Draw the predicted front, what has been measured so far over it, and how far that is.
+
+    Args:
+        record: The run as the page has it; read anew here.
+        spec: The search that is asked for.
+        dense: The model before pruning.
+        job: The run's job under way.
+    """
     now = services.store().read(record.run_id)
     trials = services.trials(now)
     _front(now, trials, spec, parse_budget(spec.memory_budget, dense_bytes(dense)))
-    is_searching = busy and now.quantize is not None
-    widgets_trials.progress(now, trials, now.spec.search.n_trials, busy=is_searching)
+    told = services.jobs().get(job.job_id) if job is not None else None
+    searches = told is not None and now.quantize is not None and "search" in told.steps
+    widgets_trials.progress(now, trials, now.spec.search.n_trials, told if searches else None)
 
 
 def _front(now: RunRecord, trials: tuple[Trial, ...], spec: SearchSpec, budget: int) -> None:

@@ -19,9 +19,8 @@ N_REASONS = 8
 def steer(job: Job) -> None:
     """Draw the buttons that pause and end a search; one that stops while other steps run."""
     searches = job.kind == "line" and "search" in job.steps
-    at_trials = job.progress is not None and job.progress.step == "search"
     with st.container(horizontal=True):
-        if not (searches and at_trials):
+        if not (searches and at_trials(job)):
             if st.button(
                 "Stop", key=f"stop/{job.job_id}", icon=":material/stop_circle:", help=tip("stop")
             ):
@@ -54,21 +53,33 @@ def workers_field(run_id: str) -> int:
     return int(asked)
 
 
-def progress(record: RunRecord, trials: tuple[Trial, ...], n_asked: int, *, busy: bool) -> None:
+def progress(record: RunRecord, trials: tuple[Trial, ...], n_asked: int, job: Job | None) -> None:
     """Draw trials done of those asked for, failed and stopped ones with their reasons, and while
     the search is under way the time left and who measures what.
+
+    Args:
+        record: The run.
+        trials: Its baselines and trials as they stand now.
+        n_asked: Trials asked for.
+        job: The job under way, if it searches.
     """
     now = tables_trials.standing(trials, n_asked)
-    if busy:
+    if job is not None:
         workers = services.jobs().search_workers(record.run_id, trials)
-        _bar(now, sum(not each.is_gone for each in workers))
+        n_workers = sum(not each.is_gone for each in workers)
+        pace = services.seconds_each(job) if at_trials(job) else 0.0
+        _bar(now, tables_trials.seconds_left(now, n_workers, pace))
         _workers(workers)
     _reasons("failed", now.failed)
     _reasons("stopped early", now.stopped)
 
 
-def _bar(now: Standing, n_workers: int) -> None:
-    left = tables_trials.seconds_left(now, n_workers)
+def at_trials(job: Job) -> bool:
+    """Whether the newest report of a job is one of the search."""
+    return job.progress is not None and job.progress.step == "search"
+
+
+def _bar(now: Standing, left: float) -> None:
     words = [
         f"**{now.n_ended} of {now.n_asked} trials**",
         f"{len(now.failed)} failed" if now.failed else "",

@@ -28,7 +28,7 @@ with right:
     widgets_search.empty(record, spec, busy=job is not None)
     widgets.while_busy(
         job is not None,
-        lambda: widgets_search.live(record, spec, card.layout, busy=job is not None),
+        lambda: widgets_search.live(record, spec, card.layout, job),
     )
 
 widgets.while_busy(job is not None, lambda: widgets_best.panel(record, spec, card.layout))

@@ -85,6 +85,7 @@ def test_predicted_stands_beside_measured_with_differences_counted(open_page, ru
     field(at.slider, "Memory budget, % of the dense model").set_value(38.0).run()
     assert [metric.label for metric in at.metric] == ["Weights", "Loss per token"] * 2
     assert "differ from the prediction; they are ringed" in said(at)
+    assert "Predicted for this plan: 1." in said(at)
     names = [trace["name"] for trace in figure(at, "search/measured_map")["data"]]
     assert "differs" in names
 

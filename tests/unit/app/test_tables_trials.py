@@ -36,6 +36,11 @@ def test_the_time_left_is_shared_by_the_workers(trials):
     assert tables_trials.seconds_left(now, 3) == pytest.approx(2 * 3.0)
 
 
+def test_what_workers_report_goes_before_what_a_measurement_alone_took(trials):
+    now = tables_trials.standing(trials, 10)
+    assert tables_trials.seconds_left(now, 3, pace=5.0) == pytest.approx(6 * 5.0)
+
+
 def test_without_a_measurement_there_is_no_time_left_to_tell():
     assert tables_trials.seconds_left(tables_trials.standing([], 10), 2) == 0.0
 
