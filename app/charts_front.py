@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 
 import numpy as np
 import plotly.graph_objects as go
@@ -18,8 +19,11 @@ from app.points import Point
 from qpruner_core.domain.footprint import format_bytes
 from qpruner_core.search.knapsack import Front
 
-HEIGHT = 560
+HEIGHT, LEGEND_LINE, N_ON_A_LINE = 500, 22, 3
+"""Pixels of the picture, and of every line of names below it."""
 N_LINE_POINTS = 400
+N_ALONG, N_STEPS_IN_THE_WAY = 12, 100
+"""Points along each step of the front, and steps, that names are kept away from."""
 AXIS_TITLES = {
     "loss": "Loss on held-out text, nats/token (lower is better)",
     "accuracy": "Mean zero-shot accuracy (higher is better)",
@@ -102,7 +106,9 @@ def front(found: Sequence[Point], view: FrontView) -> go.Figure:
     for annotation in _names(cloud, view, frame):
         made.add_annotation(annotation)
     # Below the picture: above it, the buttons that zoom and select would cover the names.
+    n_lines = ceil(sum(bool(trace.name) for trace in made.data) / N_ON_A_LINE)
     made.update_layout(
+        height=HEIGHT + LEGEND_LINE * n_lines,
         legend={"y": -0.16, "yanchor": "top", "yref": "paper"},
         margin={"t": 40, "b": 8},
     )
@@ -215,9 +221,20 @@ def _names(cloud: Cloud, view: FrontView, frame: Frame) -> list[dict[str, object
     at = Cloud.of(named)
     spots = list(zip(frame.across(at).tolist(), frame.places(at).tolist(), strict=True))
     names, spots = _merged(words, spots)
-    others = np.column_stack((frame.across(cloud), frame.places(cloud)))
+    taken = (np.column_stack((frame.across(cloud), frame.places(cloud))), _along(cloud, view))
     wall = view.budget_bytes if view.cost == "weight_bytes" else None
-    return labels.place(names, spots, others, wall=wall)
+    return labels.place(names, spots, np.vstack(taken), wall=wall)
+
+
+def _along(cloud: Cloud, view: FrontView) -> NDArray[np.float64]:
+    """Return points along the steps of the front, which names should not cross; ``(n, 2)``."""
+    best = cloud.front(view.objective, view.cost)[:N_STEPS_IN_THE_WAY]
+    x = drawn(cloud.cost(view.cost)[best], view.cost)
+    y = cloud.value(view.objective)[best]
+    shares = np.linspace(0.0, 1.0, N_ALONG, endpoint=False)[:, None]
+    across = np.column_stack(((x[:-1] + shares * np.diff(x)).ravel(), np.tile(y[:-1], N_ALONG)))
+    down = np.column_stack((np.tile(x[1:], N_ALONG), (y[:-1] + shares * np.diff(y)).ravel()))
+    return np.vstack((across, down))
 
 
 def _merged(

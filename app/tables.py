@@ -164,11 +164,10 @@ def answer_differences(compared: Mapping[str, Metrics]) -> pd.DataFrame:
         if found is not None:
             rows.append(
                 {
-                    "Plans": f"{other} minus {one}",
-                    "Loss": f"{b.loss - a.loss:+.4f} nats",
-                    "Accuracy": wording.points(found.mean),
-                    "Standard error, paired": f"{100 * found.error:.1f} points",
-                    "Answered differently": f"{found.n_changed} of {found.n_items} items",
+                    "Plans": f"{other} - {one}",
+                    "Loss, nats": f"{b.loss - a.loss:+.4f}",
+                    "Accuracy": f"{100 * found.mean:+.1f} ± {100 * found.error:.1f} points",
+                    "Items differ": f"{found.n_changed} of {found.n_items}",
                     "Told apart": "yes" if found.is_resolved else "no",
                 }
             )

@@ -60,7 +60,7 @@ def take_pick(found: Cloud, objective: str, cost: str) -> None:
     keys = [front_traces.key_of(each, found.run_ids) for each in sent]
     known = _known(found, keys)
     if len(known) == 1:
-        _make_a(known[0])
+        _make_a(known[0], str(state.widget(_A)))
     elif known:
         best = nearest_to_front(found, known, objective, cost)
         state.select("trial", best[0])
@@ -101,9 +101,11 @@ def maps(compared: Mapping[str, Point], owners: Mapping[str, RunRecord]) -> None
     """Draw the layer maps two by two; what differs from plan A is ringed, in A what differs from
     any other.
     """
-    columns = st.columns(2 if len(compared) > 1 else 1, gap="large")
+    columns = []
     for position, (letter, point) in enumerate(compared.items()):
         record = owners[point.run_id]
+        if position % 2 == 0:  # rows of two, so that a narrow screen keeps the letters in order
+            columns = st.columns(2 if len(compared) > 1 else 1, gap="large")
         if point.plan is None or (layout := plans.layout_of(record, point.plan)) is None:
             continue
         with columns[position % len(columns)]:
@@ -116,8 +118,10 @@ def maps(compared: Mapping[str, Point], owners: Mapping[str, RunRecord]) -> None
                 )
             )
             st.markdown(f"**{letter} · {point.name}** · {point.run_name}")
+            # Where everything differs, rings would only hide the colours that say so.
+            ringed = differs if len(differs) < len(layout.linears) else ()
             made = charts_plan.layer_map(
-                layout, point.plan, differs, plans.layer_ratios(record, point.plan)
+                layout, point.plan, ringed, plans.layer_ratios(record, point.plan)
             )
             st.plotly_chart(made, key=f"results/map/{letter}", config=charts_base.PLAIN)
             st.caption(_difference_words(letter, len(differs), len(layout.linears)))
@@ -126,14 +130,14 @@ def maps(compared: Mapping[str, Point], owners: Mapping[str, RunRecord]) -> None
 def numbers(compared: Mapping[str, Point]) -> None:
     """Draw the measured numbers side by side, and how sure the differences are."""
     metrics = {letter: point.metrics for letter, point in compared.items()}
-    left, right = st.columns([1, 1], gap="large")
+    left, right = st.columns([4, 3], gap="large")
     with left:
         widgets.origin_badge(wording.MEASURED)
         st.dataframe(tables.compare(metrics), height="content")
     with right:
         found = tables.answer_differences(metrics)
         if len(found):
-            st.markdown("**Two by two, on the same items**", help=tip("paired"))
+            st.markdown("**Two by two, on the same items** (paired)", help=tip("paired"))
             st.dataframe(found, hide_index=True, height="content")
             if (found["Told apart"] == "no").any():
                 st.caption(
@@ -155,7 +159,7 @@ def _ask(names: Mapping[str, str], a: str, others: Sequence[str]) -> None:
         list(names),
         format_func=lambda key: names.get(key, key),
         key=_A,
-        on_change=lambda: _make_a(str(state.widget(_A))),
+        on_change=lambda: _make_a(str(state.widget(_A)), a),
         help=tip("plan"),
     )
     state.set_widget(_OTHERS, list(others))
@@ -175,9 +179,8 @@ def _take_others() -> None:
     state.select("other", ",".join(map(str, picked)) if isinstance(picked, list) else "")
 
 
-def _make_a(key: str) -> None:
-    """Make a plan A; where it was compared, it changes places with the plan that was A."""
-    before = state.widget(_A)
+def _make_a(key: str, before: str) -> None:
+    """Make a plan A; where it was compared, it changes places with the plan that was A before."""
     others = state.widget(_OTHERS)
     if isinstance(others, list) and key in others:
         swapped = [before if other == key else other for other in others]
@@ -208,7 +211,9 @@ def _listed(found: Cloud, wanted: Sequence[str]) -> dict[str, str]:
 
 
 def _difference_words(letter: str, n_different: int, n_linears: int) -> str:
-    if letter == "A" and not n_different:
-        return "Nothing is ringed: no compared plan treats a Linear otherwise."
     what = "any other plan" if letter == "A" else "plan A"
+    if not n_different:
+        return f"No Linear differs from {what}."
+    if n_different == n_linears:
+        return f"All {n_linears} Linears differ from {what}."
     return f"{n_different} of {n_linears} Linears differ from {what}; they are ringed."

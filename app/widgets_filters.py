@@ -76,5 +76,6 @@ def _runs(found: Cloud, records: list[RunRecord]) -> Mask:
         format_func=lambda key: names.get(key, key),
         help=tip("filter_runs"),
         key="results/filter_runs",
+        wrap=True,
     )
     return np.array([point.run_id in shown for point in found], dtype=np.bool_)

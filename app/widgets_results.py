@@ -70,14 +70,7 @@ def _take_runs() -> None:
 
 def cloud_of(record: RunRecord) -> Cloud:
     """Return all points of a run, its plans made anew only when more of them are measured."""
-    trials = services.trials(record)
-    n_measured = sum(trial.metrics is not None for trial in trials)
-    signature = (record.study_name, id(record.search), len(trials), n_measured)
-    plans = _held(
-        f"cloud/{record.run_id}",
-        signature,
-        lambda: Cloud(points.of_trials(record, trials)),
-    )
+    plans = services.measured(record)
     return Cloud.joined([plans, Cloud(points.references(record, plans))])
 
 
@@ -134,8 +127,8 @@ def front(
         selection_mode=("points", "box", "lasso"),
     )
     st.caption(
-        "Every point is measured. Click one to make it plan A; draw a box or a lasso, or click "
-        "with Shift, to compare up to four."
+        "Every point is measured. Click one to make it plan A; draw a box or a lasso to compare "
+        "up to four."
         + widgets_compare_plans.selected_words()
         + outside_words(charts_front.n_outside(shown, view))
     )

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
+import sample_home
 
-from app import charts_front, front_traces, plans, points, tables_plan, wording
+from app import charts_front, front_traces, plans, points, tables_plan, widgets_filters, wording
 from app.clouds import Cloud
+from app.widgets_compare_plans import nearest_to_front
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.progress import Progress
 from qpruner_core.domain.spec import ModelSpec
@@ -154,3 +157,121 @@ def test_the_zoom_can_be_taken_off(open_page, run_at, said):
     assert "at the edge as a triangle" in said(at)
     next(each for each in at.toggle if each.label == "Zoom to the front").set_value(False).run()
     assert "at the edge as a triangle" not in said(at)
+
+
+def test_up_to_four_plans_of_the_address_are_compared_after_a_reload(open_page, run_at, said):
+    record = run_at("search")
+    keys = [f"{record.run_id}:{number}" for number in (3, 5, 7, -2, 9)]
+    at = open_page("results", record, trial=keys[0], other=",".join(keys[1:]))
+    assert at.selectbox(key="results/a").value == keys[0]
+    assert at.multiselect(key="results/b").value == keys[1:4]
+    maps = [c.key for c in at.get("plotly_chart") if c.key.startswith("results/map/")]
+    assert maps == [f"results/map/{letter}" for letter in "ABCD"]
+    assert "Linears differ from plan A" in said(at)
+    (differences,) = [d.value for d in at.dataframe if "Told apart" in d.value]
+    assert len(differences) == 6
+
+
+def test_a_compared_plan_that_becomes_a_changes_places(open_page, run_at):
+    record = run_at("search")
+    first, second = f"{record.run_id}:3", f"{record.run_id}:5"
+    at = open_page("results", record, trial=first, other=second)
+    at.selectbox(key="results/a").set_value(second).run()
+    assert at.selectbox(key="results/a").value == second
+    assert at.multiselect(key="results/b").value == [first]
+
+
+def test_of_a_selection_those_nearest_to_its_front_are_compared(run_at):
+    found = Cloud(points.of_run(run_at("search")))
+    keys = [p.key for p in found if p.plan is not None]
+    best = nearest_to_front(found, keys, "loss", "weight_bytes")
+    front = {found[i].key for i in found.front("loss")}
+    assert len(best) == 4
+    assert set(best) <= front
+    sizes = [found.find(key).metrics.weight_bytes for key in best]
+    assert sizes == sorted(sizes)
+    assert nearest_to_front(found, keys[:2], "loss", "weight_bytes") != []
+
+
+def test_a_filter_leaves_points_out_and_says_how_many(open_page, run_at, store, said):
+    record = sample_home.with_latency(store, run_at("search"))
+    at = open_page("results", record)
+    assert "lie outside the filters" not in said(at)
+    latency = Cloud(points.of_run(record)).latency
+    slider = at.select_slider(key="results/filter_latency")
+    middle = np.linspace(np.nanmin(latency), np.nanmax(latency), widgets_filters.N_STEPS + 1)[20]
+    slider.set_value((slider.value[0], float(middle))).run()
+    assert not at.exception
+    assert "lie outside the filters" in said(at)
+
+
+def test_without_latency_the_filter_says_so(open_page, run_at, said):
+    assert "No latency was measured" in said(open_page("results", run_at("search")))
+
+
+def test_a_run_can_be_left_out_of_the_picture(open_page, run_at, said):
+    first, second = run_at("search"), run_at("search", name="Other", seed=4)
+    at = open_page("results", first, **{"with": second.run_id})
+    shown = next(each for each in at.pills if each.label == "Shown runs")
+    shown.set_value([first.run_id]).run()
+    assert "lie outside the filters" in said(at)
+
+
+def test_the_area_over_trials_names_its_corner(open_page, run_at, said):
+    at = open_page("results", run_at("search"))
+    assert "results/hypervolume" in {chart.key for chart in at.get("plotly_chart")}
+    assert "the dearest baseline" in said(at)
+
+
+def test_failed_and_stopped_trials_are_listed_with_reasons_and_remarks_are_shown(
+    open_page, run_at, store, said
+):
+    record = sample_home.with_ended(store, run_at("search"))
+    at = open_page("results", record)
+    (table,) = [d.value for d in at.dataframe if "Reason" in d.value]
+    assert list(table["Ended"]) == ["failed", "stopped early, dominated"]
+    assert list(table["Reason"]) == ["The loss is not finite.", "Trial 3 is better and smaller."]
+    assert record.search.remarks[0] in said(at)
+
+
+@pytest.mark.parametrize("joint", ["per-layer", "global"])
+def test_plans_of_a_joint_search_show_their_pruning_ratios(open_page, store, joint):
+    at = open_page("results", sample_home.joint_run(store, joint))
+    (chart,) = [c for c in at.get("plotly_chart") if c.key == "results/map/A"]
+    assert "pruned by 40 %" in chart.proto.spec or "pruned by 0 %" in chart.proto.spec
+
+
+def test_an_edited_ratio_changes_the_prediction_and_goes_to_the_queue(open_page, store, jobs):
+    record = sample_home.joint_run(store, "global")
+    at = open_page("results", record)
+    before = {metric.label: metric.value for metric in at.metric}
+    key = f"results/editor/{record.run_id}:{record.search.chosen}/ratio"
+    level = next(i for i in range(3) if i != at.selectbox(key=key).value)
+    at.selectbox(key=key).set_value(level).run()
+    after = {metric.label: metric.value for metric in at.metric}
+    assert all(after[label] != before[label] for label in ("Weights", "Loss per token"))
+    at.button(key="results/measure").click().run()
+    (asked,) = [what for kind, what in jobs.asked if kind == "measure"]
+    assert asked[0] == record.run_id
+    assert set(asked[1].levels or (0,)) == {level}
+
+
+def test_a_plan_edited_to_other_levels_has_them(store):
+    record = sample_home.joint_run(store, "per-layer")
+    space, plan = plans.space_of(record), record.search.trials[0].plan
+    table = tables_plan.to_table(space, plan)
+    levels = [1] * space.layout.n_layers
+    changed = tables_plan.to_plan(space, table, levels)
+    assert changed.precisions == plan.precisions
+    assert changed.levels == tuple(levels)
+    assert plans.layer_ratios(record, changed) == (0.0,) * space.layout.n_layers
+
+
+def test_a_study_that_is_not_there_is_said_and_the_caveat_stands_beside_the_button(
+    open_page, run_at, said
+):
+    at = open_page("results", run_at("search"))
+    assert "can also delete them" in said(at)
+    button = next(b for b in at.button if b.label == "Open the study in optuna-dashboard")
+    button.click().run()
+    assert "No search has begun" in at.error[0].value
