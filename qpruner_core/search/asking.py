@@ -221,7 +221,8 @@ class Asker:
     def _neighbour(
         self, start: Code, tried: set[Code], system_attrs: Mapping[str, Any]
     ) -> Wish | None:
-        near = nearest_untried(self._space, start, tried, self._anchors, self._budget)
+        inside = within_budget(self._space, start, self._prior, self._budget)
+        near = nearest_untried(self._space, inside, tried, self._anchors, self._budget)
         if near is None:
             return None
         return Wish(code=near, origin="neighbour", system_attrs=system_attrs)

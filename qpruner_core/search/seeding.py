@@ -19,16 +19,14 @@ def order_seeds(
 
     The point nearest below the budget comes first, then points further down whose distance to the
     budget grows quadratically: dense where the person will choose, sparse at the small end, the
-    smallest included. Points over the budget follow, nearest first, only when those below it are
-    too few.
+    smallest included. Points over the budget are left out.
     """
     by_bytes = sorted(
         {code: space.code_bytes(code) for code in codes}.items(), key=lambda p: (-p[1], p[0])
     )
     below = [pair for pair in by_bytes if pair[1] <= budget_bytes]
-    above = [code for code, size in reversed(by_bytes) if size > budget_bytes]
     if len(below) <= n_seeds:
-        return ([code for code, _ in below] + above)[:n_seeds]
+        return [code for code, _ in below]
     sizes = np.array([size for _, size in below], dtype=np.float64)
     depth = np.linspace(0.0, 1.0, max(n_seeds, 2))[:n_seeds] ** 2
     taken: list[int] = []
@@ -46,25 +44,33 @@ def nearest_untried(
     anchors: Sequence[Code],
     budget_bytes: int,
 ) -> Code | None:
-    """Return an untried plan as few precision steps from ``start`` as possible; None when none is
-    left.
+    """Return an untried plan within the budget as few steps from ``start`` as possible; None when
+    none is left.
 
-    Among equally near ones, those within the budget go first, then those nearest to the predicted
-    front (fewest precision steps to one of ``anchors``), then the smallest code. A plan as near as
-    possible is reached through tried plans only, so the walk is as long as what was tried, not as
-    the space.
+    Among equally near ones, those nearest to the predicted front go first (fewest steps to one of
+    ``anchors``), then the smallest code. A plan as near as possible is reached through tried plans
+    only, so the walk is as long as what was tried, not as the space; and as a plan within the
+    budget stays within it while it is lowered, none is out of reach.
+
+    Args:
+        space: The search space.
+        start: A plan within the budget.
+        tried: Plans that are not to be returned.
+        anchors: Plans whose neighbourhood is preferred.
+        budget_bytes: Bytes the whole model may take.
     """
     seen, ring = {start}, [start]
     while ring:
         untried = [code for code in ring if code not in tried]
         if untried:
-            return min(untried, key=lambda code: _rank(space, code, anchors, budget_bytes))
+            return min(untried, key=lambda code: _rank(code, anchors))
         following = []
         for code in ring:
             for near in _neighbours(code, tuple(space.parameters.values())):
                 if near not in seen:
                     seen.add(near)
-                    following.append(near)
+                    if space.code_bytes(near) <= budget_bytes:
+                        following.append(near)
         ring = following
     return None
 
@@ -111,10 +117,8 @@ def _neighbours(code: Code, sizes: Sequence[int]) -> Iterator[Code]:
                 yield (*code[:index], moved, *code[index + 1 :])
 
 
-def _rank(
-    space: SearchSpace, code: Code, anchors: Sequence[Code], budget_bytes: int
-) -> tuple[bool, int, Code]:
+def _rank(code: Code, anchors: Sequence[Code]) -> tuple[int, Code]:
     steps = 0
     if anchors:
         steps = int(np.abs(np.array(anchors) - np.array(code)).sum(axis=1).min())
-    return (space.code_bytes(code) > budget_bytes, steps, code)
+    return (steps, code)

@@ -11,7 +11,7 @@ import pytest
 
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.metrics import Metrics, TaskResult
-from qpruner_core.domain.plan import PrecisionPlan
+from qpruner_core.domain.plan import PrecisionPlan, PruningPlan
 from qpruner_core.domain.record import SensitivityCell
 from qpruner_core.models.architectures import llama
 from qpruner_core.search.space import SearchSpace
@@ -98,3 +98,33 @@ def measure(sensitivities: Callable[[SearchSpace], tuple[SensitivityCell, ...]])
         )
 
     return run
+
+
+@pytest.fixture
+def narrower() -> Callable[[ModelLayout], ModelLayout]:
+    """Another pruning level: MLP channels of every layer halved."""
+
+    def make(layout: ModelLayout) -> ModelLayout:
+        groups = [group for group in layout.groups if group.kind == "mlp_channels"]
+        kept = {group.name: tuple(range(group.n_units // 2)) for group in groups}
+        return layout.pruned(PruningPlan(kept=kept))
+
+    return make
+
+
+@pytest.fixture
+def sensitivities_of_levels() -> Callable[[SearchSpace], tuple[SensitivityCell, ...]]:
+    def make(space: SearchSpace) -> tuple[SensitivityCell, ...]:
+        weight = np.random.default_rng(0).gamma(1.0, 0.05, size=len(space.units))
+        return tuple(
+            SensitivityCell(
+                unit=unit,
+                precision=precision,
+                level=level,
+                loss_increase=float(weight[i] * (_QUALITY[precision] + 0.7 * level)),
+            )
+            for i, unit in enumerate(space.units)
+            for level, precision in space.options
+        )
+
+    return make
