@@ -54,7 +54,7 @@ def panel(record: RunRecord, spec: SearchSpec, dense: ModelLayout) -> None:
 
 
 def _best(record: RunRecord, spec: SearchSpec, budget: int) -> Best:
-    found = points.of_trials(record, services.trials(record))
+    found = services.measured(record)
     front = services.predicted(record, spec)
     # Trials are of the search as the run has it, whatever is asked for now.
     known = services.predicted(record)

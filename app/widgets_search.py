@@ -4,6 +4,7 @@ it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import streamlit as st
@@ -147,7 +148,7 @@ def live(record: RunRecord, spec: SearchSpec, dense: ModelLayout, job: Job | Non
 
 
 def _front(now: RunRecord, trials: tuple[Trial, ...], spec: SearchSpec, budget: int) -> None:
-    found = points.of_trials(now, trials)
+    found = services.measured(now)
     view = _view(now, found, spec, budget)
     if not found and view.predicted is None:
         return
@@ -161,7 +162,7 @@ def _front(now: RunRecord, trials: tuple[Trial, ...], spec: SearchSpec, budget: 
         st.caption(sentence)
 
 
-def _view(now: RunRecord, found: list[Point], spec: SearchSpec, budget: int) -> FrontView:
+def _view(now: RunRecord, found: Sequence[Point], spec: SearchSpec, budget: int) -> FrontView:
     best = points.best_under(found, budget, spec.objective)
     by_cost = services.predicted_by_cost(now, spec)
     measured = now.quantize
@@ -177,7 +178,7 @@ def _view(now: RunRecord, found: list[Point], spec: SearchSpec, budget: int) -> 
     )
 
 
-def _notes(now: RunRecord, found: list[Point], view: FrontView) -> list[str]:
+def _notes(now: RunRecord, found: Sequence[Point], view: FrontView) -> list[str]:
     """Return what the picture leaves out, in sentences."""
     notes = []
     if view.predicted is not None and view.objective == "accuracy":
