@@ -21,6 +21,7 @@ from qpruner_core.domain.record import STEPS, Comparison, Trial
 from qpruner_core.errors import InfeasibleBudgetError, StoppedError
 from qpruner_core.store.workers import is_gone
 from qpruner_core.worker import Place, serve
+from qpruner_core.worker.bench import MakeLine
 from qpruner_core.worker.process import leave
 
 N_SLOTS = 4
@@ -122,17 +123,16 @@ class CountingLine:
         return {"prompt": prompt, "original": prompt.upper(), "compressed": f"plan {trial}"}
 
 
-def main(home: str, *flags: str) -> None:
+def main(home: str, *flags: str, make_line: MakeLine = CountingLine) -> None:
     """Serve until SIGTERM."""
     stop = Flag()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     folder = Path(home)
     key = os.environ.get("COUNTING_DEVICE", "cpu")
-    place = Place(
-        home=folder, database=f"sqlite:///{folder / 'jobs.db'}", device_key=key, device=key
-    )
+    database = os.environ.get("COUNTING_DATABASE", f"sqlite:///{folder / 'jobs.db'}")
+    place = Place(home=folder, database=database, device_key=key, device=key)
     parent = int(flags[0]) if flags else None
-    serve(place, CountingLine, stop, parent)
+    serve(place, make_line, stop, parent)
     leave(0)
 
 

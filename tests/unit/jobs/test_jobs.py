@@ -4,14 +4,10 @@ import json
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
-from threading import Event as Flag
-from time import monotonic
 
 import pytest
+from workplace import SPEC, Workplace, until
 
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.progress import Progress
@@ -20,65 +16,8 @@ from qpruner_core.domain.spec import ImportanceSpec, ModelSpec, PruningSpec, Run
 from qpruner_core.errors import BadInputError, NotReadyError, QPrunerError, UnknownNameError
 from qpruner_core.jobs import Jobs
 from qpruner_core.store.codec import to_plain
-from qpruner_core.store.records import RunStore
 
-SPEC = RunSpec(model=ModelSpec(source="demo"))
-WORKER = Path(__file__).with_name("counting_worker.py")
 SLOTS = [f"slot-{n}" for n in range(4)]
-PATIENCE_SECONDS = 60.0
-
-
-def until(holds, what="that"):
-    """Look again and again until something holds; return what it said."""
-    limit = monotonic() + PATIENCE_SECONDS
-    while not (found := holds()):
-        assert monotonic() < limit, f"waited too long for {what}"
-        Flag().wait(0.05)
-    return found
-
-
-class Workplace:
-    """A home folder with its store, its job client and the workers started in it."""
-
-    def __init__(self, home: Path):
-        self.home = home
-        self.store = RunStore(home)
-        self.jobs = Jobs(home)
-        self._processes = []
-
-    def start(self, *flags, **environment):
-        process = subprocess.Popen(
-            [sys.executable, str(WORKER), str(self.home), *flags],
-            env={**os.environ, **environment},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self._processes.append(process)
-        return process
-
-    def run(self):
-        return self.store.create(SPEC).run_id
-
-    def file(self, run_id, name):
-        return self.store.folder(run_id) / name
-
-    def lines(self, run_id, name):
-        path = self.file(run_id, name)
-        return path.read_text().split() if path.exists() else []
-
-    def until_status(self, job_id, status):
-        return until(
-            lambda: (job := self.jobs.get(job_id)).status == status and job, f"status {status}"
-        )
-
-    def until_reached(self, run_id, step):
-        until(self.file(run_id, f"reached-{step}").exists, f"step {step}")
-
-    def close(self):
-        for process in self._processes:
-            process.kill()
-            process.communicate()
-        self.jobs.close()
 
 
 @pytest.fixture
