@@ -36,12 +36,11 @@ def value(cell: SensitivityCell, signal: str) -> float | None:
 
 
 def signals(measured: QuantizationOutcome) -> tuple[str, ...]:
-    """Return the signals by which every cell was measured; older records have the loss alone."""
-    return tuple(
-        name
-        for name in SIGNALS
-        if all(value(cell, name) is not None for cell in measured.sensitivities)
-    )
+    """Return the signals by which every unit was measured; older records have the loss alone, and
+    so have further pruning levels.
+    """
+    own = [cell for cell in measured.sensitivities if cell.level == 0]
+    return tuple(name for name in SIGNALS if all(value(c, name) is not None for c in own))
 
 
 def used(measured: QuantizationOutcome, spec: SearchSpec) -> str:

@@ -71,6 +71,13 @@ def test_a_record_without_divergences_has_losses_alone(measured):
     assert tables_signals.used(measured, SearchSpec(signal="kl")) == "kl"
 
 
+def test_levels_measured_by_loss_alone_leave_the_divergences_of_the_run_itself(measured):
+    deeper = [cell(unit, "nf4", 0.1, level=1) for unit in UNITS]
+    joint = replace(measured, sensitivities=(*measured.sensitivities, *deeper))
+    assert tables_signals.signals(joint) == ("loss", "kl")
+    assert len(tables_signals.rows(joint, "kl")) == 4
+
+
 def test_experts_of_a_layer_share_a_row_as_their_sum():
     cells = [cell(f"layer.0.experts.{i}.gate_up", "nf4", 0.1) for i in range(3)]
     (row,) = tables_signals.rows(outcome(cells), "loss")
