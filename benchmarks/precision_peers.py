@@ -3,7 +3,10 @@
 All sides see one pruned model, the same calibration tokens and the same choice of formats, and
 only say which Linear gets which. Every plan is then carried out with our formats and measured by
 our evaluation, on held-out text that no side has seen: our search, too, measures its trials on
-the calibration tokens here, where the product would take held-out text.
+the calibration tokens here. With `--trials-on heldout` it measures them as the product does, on
+the first tokens of the held-out text, and the losses are those of the rest. As few tokens tell
+close plans apart badly, a plan's distance to the best peer's comes with its standard error, of
+the differences sequence by sequence.
 
 A peer's target is swept until its plan takes as many packed bytes as it can below a point; our
 search may then take no more than the best peer's plan. Seconds are those of a search: a peer's
@@ -40,6 +43,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import form
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from qpruner_core.catalog import EXPORTERS, precision_formats
 from qpruner_core.data import load_corpus
@@ -56,7 +60,7 @@ from qpruner_core.domain.spec import (
     RunSpec,
     SearchSpec,
 )
-from qpruner_core.evaluation.perplexity import text_loss
+from qpruner_core.evaluation.perplexity import text_sums
 from qpruner_core.export import ExportFacts
 from qpruner_core.inspection import demo_folder
 from qpruner_core.models.device import pick_device
@@ -64,6 +68,7 @@ from qpruner_core.pipeline.line import Line
 from qpruner_core.pipeline.materials import Materials
 from qpruner_core.quantization.packing import pack_
 from qpruner_core.search.knapsack import best_under, front
+from qpruner_core.search.noise import PairedDifference, paired_error
 from qpruner_core.search.pareto import best_measured
 from qpruner_core.search.space import SearchSpace
 from qpruner_core.store.records import RunStore
@@ -89,6 +94,8 @@ PEERS = {
 }
 """Name -> script and what it is told to do."""
 PEER_LIMIT_S = 1800
+ALL_TOKENS = 10**6
+"""More than the demo's held-out text has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,31 +174,34 @@ class Run:
         return self.line.record(), [end - started for end in self._ends], whole
 
     def _note(self, progress: Progress) -> None:
-        if progress.step == "search" and progress.done > 0:
+        if progress.step == "search" and "seconds" in progress.values:  # a plan was measured
             self._ends.append(perf_counter())
 
 
-def prepared(home: Path, name: str, source: str, *, quick: bool) -> Subject:
+def texts(home: Path, trials_on: str, *, quick: bool) -> DataSpec:
+    """Return what the run reads: calibration text, and what trials are measured on."""
+    data = DataSpec(tasks="none")
+    if quick:
+        data = replace(data, calibration_tokens=2048, heldout_tokens=4096)
+    if trials_on == "heldout":
+        return data
+    copied = home / "calibration.txt"  # under its own name the two uses would share the text out
+    shutil.copyfile(demo_folder() / "data" / "calibration.txt", copied)
+    return replace(data, heldout=str(copied), heldout_tokens=data.calibration_tokens)
+
+
+def prepared(home: Path, name: str, source: str, data: DataSpec) -> Subject:
     """Prune the model, export it for the peers, and read the texts of both kinds."""
-    calibration = home / "calibration.txt"  # the same text under another name: shared with trials
-    shutil.copyfile(demo_folder() / "data" / "calibration.txt", calibration)
-    n_tokens = 2048 if quick else DataSpec().calibration_tokens
-    data = DataSpec(
-        heldout=str(calibration),
-        calibration_tokens=n_tokens,
-        heldout_tokens=n_tokens,
-        tasks="none",
-    )
     run = Run(home / "export", source, data, SearchSpec(precisions=PRECISIONS))
     materials = Materials(
         run.line.record, pick_device("cpu"), partial(run.store.read_arrays, run.run_id)
     )
     folder = home / "folder"
     _export(run.line.record(), materials, folder)
-    heldout = load_corpus(
-        DataSpec(tasks="none", heldout_tokens=4096 if quick else DataSpec().heldout_tokens),
-        materials.current().tokenizer,
-    ).heldout
+    whole = DataSpec(tasks="none", heldout_tokens=ALL_TOKENS)
+    heldout = load_corpus(whole, materials.current().tokenizer).heldout
+    if data.heldout == "demo":
+        heldout = heldout[len(materials.corpus().heldout) :]
     np.save(home / "ids.npy", materials.corpus().calibration.numpy())
     return Subject(
         name=name,
@@ -378,31 +388,41 @@ def measure_tie(
             continue
         leader = min(found, key=lambda one: loss(one.plan))
         mine = [*ours(run, quantized, scale.size(leader.plan), arguments.trials)]
-        rows += [_row(given, tie, point, one, scale, loss) for one in (*found, *mine)]
+        every = (*found, *mine)
+        rows += [_row(given, (tie, point), one, leader, scale, loss) for one in every]
         targets += _targets(f"{given.name}, {tie}, {point:g} bits", leader, found, mine, loss)
-        for row in rows[-len(mine) - len(found) :]:
+        for row in rows[-len(every) :]:
             say(*row.values())
     return rows, targets
 
 
 class _Measured:
-    """Loss of plans on the held-out text; a plan is measured once."""
+    """Losses of plans on the held-out text; a plan is measured once."""
 
     def __init__(self, given: Subject) -> None:
         self._given = given
-        self._known: dict[str, float] = {}
+        self._known: dict[str, NDArray[np.float64]] = {}
 
     def __call__(self, plan: PrecisionPlan) -> float:
-        if plan.key not in self._known:
-            bank = self._given.materials.bank((*PRECISIONS, "bf16"))
-            bank.apply(plan)
-            self._known[plan.key] = text_loss(bank.model, self._given.heldout)
-            bank.restore()
-        return self._known[plan.key]
+        """Return the loss of a plan; nats per predicted token."""
+        return float(self._sequences(plan).mean())
 
     def dense(self) -> float:
-        """Loss of the pruned model at 16 bit."""
+        """Return the loss of the pruned model at 16 bit."""
         return self(PrecisionPlan.uniform(self._given.layout, "bf16"))
+
+    def apart(self, plan: PrecisionPlan, other: PrecisionPlan) -> PairedDifference:
+        """Return how much more a plan loses than another, sequence by sequence."""
+        return paired_error(self._sequences(plan).tolist(), self._sequences(other).tolist())
+
+    def _sequences(self, plan: PrecisionPlan) -> NDArray[np.float64]:
+        if plan.key not in self._known:
+            bank, ids = self._given.materials.bank((*PRECISIONS, "bf16")), self._given.heldout
+            bank.apply(plan)
+            sums = text_sums(bank.model, ids)
+            bank.restore()
+            self._known[plan.key] = np.array(sums, dtype=np.float64) / (ids.shape[1] - 1)
+        return self._known[plan.key]
 
 
 def _targets(
@@ -432,13 +452,19 @@ def _targets(
 
 
 def _row(
-    given: Subject, tie: str, point: float, found: Found, scale: Scale, loss: _Measured
+    given: Subject,
+    where: tuple[str, float],
+    found: Found,
+    leader: Found,
+    scale: Scale,
+    loss: _Measured,
 ) -> dict[str, form.Cell]:
+    apart = loss.apart(found.plan, leader.plan)
     value = loss(found.plan)
     return {
         "model": given.name,
-        "tie": tie,
-        "point": point,
+        "tie": where[0],
+        "point": where[1],
         "whose": found.whose,
         "method": found.method,
         "trials": found.trials,
@@ -446,12 +472,17 @@ def _row(
         "packed bytes": scale.size(found.plan),
         "loss": round(value, 5),
         "over 16 bit, nats": round(value - loss.dense(), 5),
+        "over best peer, nats": round(apart.mean, 5),
+        "standard error": round(apart.error, 5),
         "seconds": None if found.seconds is None else round(found.seconds, 2),
     }
 
 
 def _empty(given: Subject, tie: str, point: float, words: str) -> dict[str, form.Cell]:
-    names = ("trials", "bits per weight", "packed bytes", "loss", "over 16 bit, nats", "seconds")
+    names = (
+        *("trials", "bits per weight", "packed bytes", "loss", "over 16 bit, nats"),
+        *("over best peer, nats", "standard error", "seconds"),
+    )
     named: dict[str, form.Cell] = {"model": given.name, "tie": tie, "point": point}
     return {**named, "whose": "peer", "method": words, **dict.fromkeys(names)}
 
@@ -472,7 +503,8 @@ def measure(arguments: argparse.Namespace) -> form.Report:
     targets: list[form.Target] = []
     name = "demo" if arguments.source == "demo" else Path(arguments.source).parent.name
     with TemporaryDirectory() as folder:
-        given = prepared(Path(folder), name, arguments.source, quick=quick)
+        data = texts(Path(folder), arguments.trials_on, quick=quick)
+        given = prepared(Path(folder), name, arguments.source, data)
         for tie in arguments.ties:
             found = measure_tie(given, tie, arguments, Path(folder))
             rows += found[0]
@@ -486,6 +518,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--points", type=float, nargs="+", help="bits per weight")
     parser.add_argument("--ties", nargs="+", choices=TIES, help="what shares a precision")
     parser.add_argument("--trials", type=int, help="trials of our search; default: its own")
+    parser.add_argument(
+        "--trials-on", choices=("calibration", "heldout"), default="calibration",
+        help="text that our search measures its trials on",
+    )  # fmt: skip
     parser.add_argument("--threads", type=int, default=2, help="threads of torch, on all sides")
 
 

@@ -15,6 +15,8 @@ import pytest
 
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.plan import PrecisionPlan
+from qpruner_core.domain.spec import DataSpec
+from qpruner_core.inspection import demo_folder
 
 FOLDER = Path(__file__).parents[3] / "benchmarks"
 Load = Callable[[str], ModuleType]
@@ -50,6 +52,17 @@ def test_targets_lie_around_the_points_and_within_reach(load: Load) -> None:
     assert targets[0] >= 4.36
     assert {4.5, 6.0, 6.25} <= set(targets)
     assert 5.2 not in targets
+
+
+def test_trials_see_the_calibration_tokens_or_held_out_text_and_never_what_losses_are_of(
+    load: Load, tmp_path: Path
+) -> None:
+    texts = load("precision_peers").texts
+    same = texts(tmp_path, "calibration", quick=False)
+    source = demo_folder() / "data" / "calibration.txt"
+    assert Path(same.heldout).read_bytes() == source.read_bytes()
+    assert same.heldout_tokens == same.calibration_tokens
+    assert texts(tmp_path, "heldout", quick=False) == DataSpec(tasks="none")
 
 
 @pytest.mark.parametrize("k", range(1, 13))
