@@ -4,14 +4,12 @@ and what the search says of itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar, cast
+from collections.abc import Mapping, Sequence
 
 import streamlit as st
 
 from app import (
     charts_front,
-    charts_hypervolume,
     dashboards,
     forms_data,
     forms_search,
@@ -24,16 +22,13 @@ from app import (
     wording,
 )
 from app.charts_front import FrontView
-from app.charts_hypervolume import Corner
-from app.clouds import Cloud, Floats
+from app.clouds import Cloud
 from app.glossary import tip
 from app.points import Point
 from app.widgets_compare_plans import FRONT
 from qpruner_core.domain.record import RunRecord
 from qpruner_core.domain.spec import COSTS, OBJECTIVES
 from qpruner_core.errors import QPrunerError
-
-T = TypeVar("T")
 
 COST_WORDS = {
     "weight_bytes": "Weights",
@@ -70,8 +65,8 @@ def _take_runs() -> None:
 
 def cloud_of(record: RunRecord) -> Cloud:
     """Return all points of a run, its plans made anew only when more of them are measured."""
-    plans = services.measured(record)
-    return Cloud.joined([plans, Cloud(points.references(record, plans))])
+    measured = services.measured(record)
+    return Cloud.joined([measured, Cloud(points.references(record, measured))])
 
 
 def weighed_fields(record: RunRecord, found: Cloud) -> tuple[str, str]:
@@ -155,50 +150,6 @@ def data_lines(records: Sequence[RunRecord]) -> None:
         forms_data.warn_of_demo(record.spec.model, record.spec.data)
 
 
-def remarks(records: Sequence[RunRecord]) -> None:
-    """Show what the searches say of themselves, such as that the text was too small."""
-    for record in records:
-        for remark in record.search.remarks if record.search is not None else ():
-            name = f"**{state.run_name(record)}:** " if len(records) > 1 else ""
-            st.warning(f"{name}{remark}", icon=":material/info:")
-
-
-def hypervolume(
-    clouds: Mapping[str, Cloud], records: Sequence[RunRecord], weighed: tuple[str, str]
-) -> None:
-    """Draw the area that the measured front covers after every trial, of all runs.
-
-    Args:
-        clouds: Run -> its points, all of them.
-        records: The runs; the first one fixes the corner.
-        weighed: Objective and cost.
-    """
-    objective, cost = weighed
-    record = records[0]
-    corner = charts_hypervolume.corner_of(clouds[record.run_id], objective, cost)
-    if corner is None:
-        return
-    curves = {
-        state.run_name(each): _areas(clouds[each.run_id], weighed, corner) for each in records
-    }
-    whole = max(float(reached[-1]) for reached in curves.values())
-    if whole <= 0 or max(len(reached) for reached in curves.values()) < 2:
-        return
-    predicted = _predicted_area(record, weighed, corner)
-    st.subheader("How fast the search got there", anchor=False, help=tip("hypervolume"))
-    st.plotly_chart(
-        charts_hypervolume.hypervolumes(curves, whole, predicted), key="results/hypervolume"
-    )
-    value = corner.badness if objective == "loss" else -corner.badness
-    words = wording.nats(value) if objective == "loss" else wording.percent(value)
-    st.caption(
-        f"The area between the measured front and a fixed corner, as a share of the area at the "
-        f"end. The corner lies at {charts_front.cost_words(corner.cost, cost)} (as "
-        f"{corner.dearest}, the dearest baseline) and {objective} {words} (as {corner.cheapest}, "
-        f"the cheapest one); trial 0 is what the baselines alone reach."
-    )
-
-
 def all_plans(found: Cloud, objective: str, records: Sequence[RunRecord]) -> None:
     """Draw the tables of what was measured, and of trials that gave no point, with reasons."""
     with st.expander("All measured plans", expanded=False):
@@ -241,51 +192,3 @@ def dashboard_link(record: RunRecord) -> None:
         "it. It shows all studies of this home folder and can also delete them: a study that is "
         "deleted there is lost for this app too."
     )
-
-
-def _areas(found: Cloud, weighed: tuple[str, str], corner: Corner) -> Floats:
-    run_id = found[0].run_id
-    last = found.numbers[-1] if len(found) else 0
-    return _held(
-        f"areas/{run_id}/{weighed}",
-        (len(found), float(last), corner, id(found[0].metrics)),
-        lambda: charts_hypervolume.areas(found, *weighed, corner),
-    )
-
-
-def _predicted_area(record: RunRecord, weighed: tuple[str, str], corner: Corner) -> float:
-    """Return the area of the predicted front; 0 where it is not predicted for these."""
-    objective, cost = weighed
-    spec = record.search.spec if record.search is not None else record.spec.search
-    if objective != "loss":
-        return 0.0
-    if cost == "weight_bytes":
-        foreseen = services.predicted(record, spec)
-        costs = foreseen.weight_bytes.astype(float) if foreseen is not None else None
-    else:
-        by_cost = services.predicted_by_cost(record, spec) if spec.cost == cost else None
-        foreseen = by_cost.front if by_cost is not None else None
-        costs = by_cost.costs if by_cost is not None else None
-    if foreseen is None or costs is None:
-        return 0.0
-    losses = points.loss_at_16_bit(record) + foreseen.loss_increase
-    return _held(
-        f"predicted/{record.run_id}/{weighed}",
-        (id(foreseen), corner),
-        lambda: charts_hypervolume.predicted_area(costs, losses, corner),
-    )
-
-
-def _held(key: str, signature: object, make: Callable[[], T]) -> T:
-    """Return what was made under a key, made anew when its signature is another one."""
-    kept = _made(str(services.store().home))
-    found = kept.get(key)
-    if found is None or found[0] != signature:
-        found = (signature, make())
-        kept[key] = found
-    return cast("T", found[1])
-
-
-@st.cache_resource(show_spinner=False)
-def _made(home: str) -> dict[str, tuple[object, object]]:
-    return {}

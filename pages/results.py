@@ -8,6 +8,7 @@ from app import (
     widgets,
     widgets_compare_plans,
     widgets_filters,
+    widgets_findings,
     widgets_plan_editor,
     widgets_results,
 )
@@ -25,11 +26,12 @@ if not found.has_plan.any():
     st.info("Nothing has been measured in these runs yet. Start a search on the Search page.")
     st.stop()
 
-widgets_results.remarks(records)
+widgets_findings.remarks(records)
 weighed = widgets_results.weighed_fields(record, found)
 compared = widgets_compare_plans.plan_fields(found, record)
 shown = widgets_filters.filtered(found, records)
 widgets_results.front(shown, record, weighed, compared)
+widgets_findings.joint_line(records, clouds, weighed[0])
 widgets_results.data_lines(records)
 
 owners = {each.run_id: each for each in records}
@@ -40,6 +42,6 @@ first = compared["A"]
 if record.search is not None and first.run_id == record.run_id:
     trials = services.trials(record)
     widgets_plan_editor.editor(record, first, trials, busy=job is not None)
-widgets_results.hypervolume(clouds, records, weighed)
+widgets_findings.hypervolume(clouds, records, weighed)
 widgets_results.all_plans(found, weighed[0], records)
 widgets_results.dashboard_link(record)

@@ -12,7 +12,7 @@ from app.clouds import Cloud
 from app.widgets_compare_plans import nearest_to_front
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.progress import Progress
-from qpruner_core.domain.spec import ModelSpec
+from qpruner_core.domain.spec import ModelSpec, PruningSpec
 
 
 def test_without_measurements_it_says_what_to_do(open_page, run_at):
@@ -275,3 +275,18 @@ def test_a_study_that_is_not_there_is_said_and_the_caveat_stands_beside_the_butt
     button = next(b for b in at.button if b.label == "Open the study in optuna-dashboard")
     button.click().run()
     assert "No search has begun" in at.error[0].value
+
+
+@pytest.mark.parametrize("how", ["joint", "two runs", "one run"])
+def test_one_sentence_says_what_the_data_say_on_pruning_against_bits(
+    open_page, run_at, store, said, how
+):
+    if how == "joint":
+        at = open_page("results", sample_home.joint_run(store, "per-layer"))
+    elif how == "two runs":
+        other = run_at("search", name="Other", pruning=PruningSpec(ratio=0.4))
+        at = open_page("results", run_at("search"), **{"with": other.run_id})
+    else:
+        at = open_page("results", run_at("search"))
+    lines = [line for line in said(at).splitlines() if line.startswith(":material/balance:")]
+    assert len(lines) == (how != "one run")
