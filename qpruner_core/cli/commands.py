@@ -14,9 +14,11 @@ from qpruner_core.catalog import check_spec, precision_formats
 from qpruner_core.cli import report
 from qpruner_core.cli.compress import run_compress
 from qpruner_core.cli.doctor import examine
+from qpruner_core.cli.queued import run_queued, steer_jobs
 from qpruner_core.cli.report_pruning import comparison_document, comparison_lines
+from qpruner_core.cli.search_options import answers
 from qpruner_core.cli.specs import model_spec, overlay, run_spec
-from qpruner_core.domain.progress import Progress
+from qpruner_core.domain.progress import Progress, silent
 from qpruner_core.domain.record import STEPS, RunRecord
 from qpruner_core.domain.spec import RunSpec
 from qpruner_core.errors import BadInputError, OutputExistsError, QPrunerError
@@ -36,6 +38,7 @@ def run_command(arguments: Namespace) -> None:
         "compare": _compare,
         "compress": _compress,
         "runs": _runs,
+        "jobs": _jobs,
         "worker": _worker,
         "doctor": _doctor,
     }
@@ -86,6 +89,9 @@ def _continue(arguments: Namespace) -> None:
         _check_out(spec)
     upto = STEPS.index(wanted)
     missing = [STEPS.index(step) for step in STEPS[:upto] if getattr(record, step) is None]
+    if wanted == "search" and not answers(record, spec):
+        # What the search asks of its signals differs from what was measured.
+        missing.append(STEPS.index("quantize"))
     first = min([*missing, upto])
     lost = [step for step in STEPS[upto + 1 :] if getattr(record, step) is not None]
     if lost:
@@ -103,11 +109,15 @@ def _go(
     spec: RunSpec,
     steps: tuple[str, ...],
 ) -> None:
-    line = _line(arguments, store, record.run_id)
-    with store.writing(record.run_id):
-        line.begin(spec, steps)
-        for step in steps:
-            line.run(step)
+    if getattr(arguments, "workers", None) is None:
+        line = _line(arguments, store, record.run_id)
+        with store.writing(record.run_id):
+            line.begin(spec, steps)
+            for step in steps:
+                line.run(step)
+    else:
+        show = silent if arguments.quiet else _show
+        run_queued(store, record.run_id, steps, spec, arguments.workers, show)
     done = store.read(record.run_id)
     _print(arguments, report.run_document(done), report.run_lines(done))
 
@@ -178,6 +188,10 @@ def _runs(arguments: Namespace) -> None:
         _print(arguments, {"deleted": record.run_id}, [f"Deleted {record.run_id}."])
         return
     _print(arguments, report.run_document(record), report.run_lines(record))
+
+
+def _jobs(arguments: Namespace) -> None:
+    _print(arguments, *steer_jobs(arguments, _store(arguments)))
 
 
 def _worker(arguments: Namespace) -> None:

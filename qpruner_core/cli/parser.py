@@ -9,6 +9,7 @@ from qpruner_core import __version__
 from qpruner_core.catalog import CRITERIA, EXPORTERS, PRECISIONS
 from qpruner_core.cli.compress import compress_options
 from qpruner_core.cli.pruning_options import prune_options, shared_prune_options
+from qpruner_core.cli.queued import jobs_options, workers_option
 from qpruner_core.cli.search_options import search_options
 from qpruner_core.cli.specs import criterion_option
 from qpruner_core.domain.spec import (
@@ -50,6 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     _compare(commands)
     _compress(commands)
     _runs(commands)
+    jobs_options(_add(commands, "jobs", "list the queue's jobs, or steer a run's search"))
     _worker(commands)
     _add(commands, "doctor", "say what this machine has and what is missing")
     return parser
@@ -118,6 +120,8 @@ def _step(commands: _Commands, name: str, words: str) -> None:
     }
     if name in options:
         options[name](parser)
+    if name == "search":
+        workers_option(parser)
     if name in ("recover", "export"):
         parser.add_argument("--trial", type=int, help="number of the plan; default the chosen one")
     parser.add_argument("--seed", type=int, help="seed of everything random")
@@ -236,4 +240,9 @@ def _runs(commands: _Commands) -> None:
 def _worker(commands: _Commands) -> None:
     parser = _add(commands, "worker", "take jobs off the queue until stopped")
     parser.add_argument("--database", help="queue database URL; default SQLite in the home folder")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument(
+        "--device",
+        default="auto",
+        help="auto, cpu, cuda or cuda:N; cpu:N for one more on the same cores, each with its "
+        "part by OMP_NUM_THREADS",
+    )

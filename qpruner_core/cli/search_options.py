@@ -5,7 +5,8 @@ from __future__ import annotations
 from argparse import ArgumentParser, ArgumentTypeError
 
 from qpruner_core.catalog import CRITERIA, STRATEGIES
-from qpruner_core.domain.spec import COSTS, JOINTS, OBJECTIVES, SIGNALS, SearchSpec
+from qpruner_core.domain.record import RunRecord
+from qpruner_core.domain.spec import COSTS, JOINTS, OBJECTIVES, SIGNALS, RunSpec, SearchSpec
 
 
 def ratios(text: str) -> tuple[float, ...]:
@@ -18,6 +19,24 @@ def ratios(text: str) -> tuple[float, ...]:
         raise ArgumentTypeError(
             f"{text!r} is no list of pruning ratios; give shares such as 0.3,0.4, or none"
         ) from None
+
+
+def answers(record: RunRecord, spec: RunSpec) -> bool:
+    """Whether the sensitivities of a run answer what a search asks: the same units, precisions
+    and pruning levels, and times where it weighs latency.
+    """
+    found, asked = record.quantize, spec.search
+    if found is None:
+        return False
+    ratios_known = tuple(level.ratio for level in found.levels)
+    ratios_asked = (spec.pruning.ratio, *asked.ratios) if asked.joint != "none" else ratios_known
+    is_timed = asked.cost != "latency" or all(c.seconds is not None for c in found.sensitivities)
+    return (
+        found.tie == asked.tie
+        and set(asked.precisions) <= set(found.precisions)
+        and ratios_known == ratios_asked
+        and is_timed
+    )
 
 
 def search_options(parser: ArgumentParser) -> None:

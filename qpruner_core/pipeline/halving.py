@@ -74,7 +74,7 @@ def rung_ends(n_sequences: int, rungs: int) -> tuple[int, ...]:
 
 def critical(n_sequences: int) -> float:
     """Return the standard errors beyond which a difference is taken for real: 3 for very many
-    sequences, 5.0 for 8.
+    sequences, 4.5 for 8.
     """
     return float(stdtrit(n_sequences - 1, 1.0 - TAIL))
 

@@ -9,10 +9,18 @@ import pytest
 
 from qpruner_core.cli.parser import build_parser
 from qpruner_core.cli.report_search import search_document, search_lines, trial_document
+from qpruner_core.cli.search_options import answers
 from qpruner_core.cli.specs import overlay, run_spec
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.plan import PrecisionPlan, PruningPlan
-from qpruner_core.domain.record import PruningOutcome, RunRecord, SearchOutcome, Trial
+from qpruner_core.domain.record import (
+    PruningOutcome,
+    QuantizationOutcome,
+    RunRecord,
+    SearchOutcome,
+    SensitivityCell,
+    Trial,
+)
 from qpruner_core.domain.spec import ModelSpec, PruningSpec, RunSpec, SearchSpec
 from qpruner_core.errors import BadInputError
 from qpruner_core.pipeline.asked import compress_command, options_of
@@ -83,6 +91,31 @@ def test_what_cannot_be_read_gets_one_sentence(capsys):
     said = capsys.readouterr().err
     assert "no list of pruning ratios" in said
     assert said.count("\n") == 1
+
+
+def test_signals_that_do_not_answer_the_search_are_measured_again(record):
+    cell = SensitivityCell(unit="layer.0", precision="int8", loss_increase=0.0)
+    known = QuantizationOutcome(
+        tie="layer",
+        precisions=("int8", "bf16"),
+        sensitivities=(cell,),
+        loss_16_bit=1.0,
+        mutual_information=(),
+        device="cpu",
+    )
+    record = replace(record, quantize=known)
+    spec = replace(record.spec, search=SearchSpec(precisions=("int8",)))
+
+    def asked(**changes):
+        return replace(spec, search=replace(spec.search, **changes))
+
+    assert answers(record, spec)
+    assert not answers(record, asked(tie="block"))
+    assert not answers(record, asked(precisions=("nf4",)))
+    assert not answers(record, asked(cost="latency"))
+    assert not answers(record, asked(joint="global", ratios=(0.4,)))
+    timed = replace(known, sensitivities=(replace(cell, seconds=1e-6),))
+    assert answers(replace(record, quantize=timed), asked(cost="latency"))
 
 
 @pytest.mark.parametrize("words", ["--patience -1", "--rungs 9", "--rungs 2 --objective accuracy"])
