@@ -28,7 +28,7 @@ from qpruner_core.search.allocator import Floats, Integers, MeasuredCode, Situat
 from qpruner_core.search.costs import cost_of
 from qpruner_core.search.knapsack import Front, front, unit_costs
 from qpruner_core.search.pareto import badness
-from qpruner_core.search.seeding import nearest_untried, order_seeds, within_budget
+from qpruner_core.search.seeding import nearest_untried, order_points, within_budget
 from qpruner_core.search.space import Code, SearchSpace
 
 CONSTRAINT = "memory"
@@ -154,14 +154,15 @@ class Asker:
     def _seeds(self) -> list[Code]:
         if not self._entry.facts["seeded"]:
             return []
-        return self._points(round(SEED_SHARE * self._spec.n_trials), self._baselines)
+        n_seeds = round(SEED_SHARE * self._spec.n_trials)
+        points = self._points(n_seeds + len(self._baselines))
+        return [code for code in points if code not in self._baselines][:n_seeds]
 
-    def _points(self, n_points: int, known: Mapping[Code, Metrics] | None = None) -> list[Code]:
-        """Return points of the predicted front that hold the budget, spread over its bytes."""
+    def _points(self, n_points: int) -> list[Code]:
+        """Return points of the predicted front that hold the budget, the most telling first."""
         if self._front is None:
             return []
-        codes = [code for code in self._front.codes() if code not in (known or {})]
-        return order_seeds(self._space, codes, self._budget, n_points)
+        return order_points(self._front, self._budget, n_points)
 
     def _allocated(
         self, number: int, trials: Sequence[FrozenTrial], tried: set[Code]

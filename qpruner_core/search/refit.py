@@ -85,7 +85,7 @@ class _Pool:
 
     def add(self, codes: Iterable[Code]) -> None:
         space, situation = self._situation.space, self._situation
-        for code in codes:
+        for code in map(space.canonical, codes):
             if code in self._seen or code in situation.closed:
                 continue
             self._seen.add(code)

@@ -8,33 +8,41 @@ from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
-from qpruner_core.search.allocator import Floats
+from qpruner_core.search.allocator import Floats, Integers
+from qpruner_core.search.knapsack import Front
 from qpruner_core.search.space import Code, SearchSpace
 
 
-def order_seeds(
-    space: SearchSpace, codes: Sequence[Code], budget_bytes: int, n_seeds: int
-) -> list[Code]:
-    """Return up to ``n_seeds`` points of the predicted front in the order they are to be measured.
+def order_points(front: Front, budget_bytes: int, n_points: int) -> list[Code]:
+    """Return up to ``n_points`` plans of a predicted front within the budget, in the order in
+    which they are to be measured.
 
-    The point nearest below the budget comes first, then points further down whose distance to the
-    budget grows quadratically: dense where the person will choose, sparse at the small end, the
-    smallest included. Points over the budget are left out.
+    The best under the budget comes first and the smallest second; then always the point that adds
+    most to the area that the chosen ones dominate, by prediction.
     """
-    by_bytes = sorted(
-        {code: space.code_bytes(code) for code in codes}.items(), key=lambda p: (-p[1], p[0])
-    )
-    below = [pair for pair in by_bytes if pair[1] <= budget_bytes]
-    if len(below) <= n_seeds:
-        return [code for code, _ in below]
-    sizes = np.array([size for _, size in below], dtype=np.float64)
-    depth = np.linspace(0.0, 1.0, max(n_seeds, 2))[:n_seeds] ** 2
-    taken: list[int] = []
-    for target in sizes[0] - depth * (sizes[0] - sizes[-1]):
-        distance = np.abs(sizes - target)
-        distance[taken] = np.inf
-        taken.append(int(np.argmin(distance)))
-    return [below[index][0] for index in sorted(taken)]
+    codes = front.codes()
+    inside = [i for i, code in enumerate(codes) if front.space.code_bytes(code) <= budget_bytes]
+    if not inside:
+        return []
+    sizes, losses = front.weight_bytes[inside], front.loss_increase[inside]
+    order = list(dict.fromkeys([len(inside) - 1, 0]))
+    while len(order) < min(n_points, len(inside)):
+        gains = _gains(sizes, losses, order)
+        gains[order] = -1.0
+        order.append(int(np.argmax(gains)))
+    return [codes[inside[i]] for i in order[: max(n_points, 0)]]
+
+
+def _gains(sizes: Integers, losses: Floats, chosen: Sequence[int]) -> Floats:
+    """Return what every point of a front adds to the area that some of its points dominate; both
+    ends of the front are among these.
+    """
+    known = np.sort(np.array(chosen))
+    right = np.searchsorted(known, np.arange(len(sizes)), side="left")
+    after = known[np.minimum(right, len(known) - 1)]
+    before = known[np.maximum(right - 1, 0)]
+    gains: Floats = (sizes[after] - sizes) * (losses[before] - losses)
+    return gains
 
 
 def nearest_untried(
@@ -66,7 +74,8 @@ def nearest_untried(
             return min(untried, key=lambda code: _rank(code, anchors))
         following = []
         for code in ring:
-            for near in _neighbours(code, tuple(space.parameters.values())):
+            for moved in _neighbours(code, tuple(space.parameters.values())):
+                near = space.canonical(moved)
                 if near not in seen:
                     seen.add(near)
                     if space.code_bytes(near) <= budget_bytes:
@@ -99,7 +108,7 @@ def within_budget(space: SearchSpace, code: Code, prior: Floats, budget_bytes: i
         if best is None:
             raise ValueError("no plan of the space holds the budget")
         code = best[1]
-    return code
+    return space.canonical(code)
 
 
 def _lowered(code: Code) -> Iterator[Code]:

@@ -150,12 +150,15 @@ class SearchSpace:
         self._level_order = sorted(
             range(len(self.levels)), key=lambda i: dense_bytes(self.levels[i])
         )
+        self._lowest = _lowest_alike(self)
         self._unit_of = {name: unit for unit, names in self.units.items() for name in names}
         self._index = {option: index for index, option in enumerate(self.options)}
 
     @property
     def size(self) -> int:
         """Number of different plans."""
+        if self.joint == "per-layer":
+            return prod(len(set(row)) for row in self._lowest)
         return prod(self.parameters.values())
 
     @property
@@ -248,10 +251,20 @@ class SearchSpace:
         if self.joint == "global":
             order = {name: i for i, name in enumerate(self.precisions)}
             return (self._level_order.index(levels[0]), *(order[p] for p in chosen.values()))
-        return tuple(
-            self._index[levels[layer], name]
-            for layer, name in zip(self.unit_layers, chosen.values(), strict=True)
+        return self.canonical(
+            tuple(
+                self._index[levels[layer], name]
+                for layer, name in zip(self.unit_layers, chosen.values(), strict=True)
+            )
         )
+
+    def canonical(self, code: Code) -> Code:
+        """Return the code that stands for all codes of the same plan: a layer that is the same at
+        several levels, as protected ones are, is said to have the lowest of them.
+        """
+        if self.joint != "per-layer":
+            return code
+        return tuple(row[option] for row, option in zip(self._lowest, code, strict=True))
 
     def option_indices(self, code: Code) -> tuple[int, ...]:
         """Return the index into `options` of every unit."""
@@ -263,7 +276,7 @@ class SearchSpace:
     def code_of_options(self, indices: Sequence[int]) -> Code | None:
         """Return the code of one option per unit; None where no plan of the space has these."""
         if self.joint != "global":
-            return tuple(indices)
+            return self.canonical(tuple(indices))
         chosen = [self.options[index] for index in indices]
         if len({level for level, _ in chosen}) > 1:
             return None
@@ -272,7 +285,8 @@ class SearchSpace:
 
     def decode(self, code: Code) -> PrecisionPlan:
         """Return the plan that a code stands for."""
-        chosen = [self.options[index] for index in self.option_indices(code)]
+        indices = self.option_indices(self.canonical(code))
+        chosen = [self.options[index] for index in indices]
         levels = [0] * self.layout.n_layers
         for layer, (level, _) in zip(self.unit_layers, chosen, strict=True):
             levels[layer] = level
@@ -353,6 +367,27 @@ class SearchSpace:
             f"{smallest} B (a fraction of {fraction:.4f}), prune more, or allow a smaller "
             f"precision."
         )
+
+
+def _lowest_alike(space: SearchSpace) -> list[list[int]]:
+    """Return per unit and option the index of the option of the lowest level at which the unit's
+    layer is the same.
+    """
+    index = {option: i for i, option in enumerate(space.options)}
+    widths = [
+        [
+            [(li.out_features, li.in_features) for li in level.linears if li.layer == layer]
+            for layer in range(level.n_layers)
+        ]
+        for level in space.levels
+    ]
+    return [
+        [
+            index[next(i for i in range(level + 1) if widths[i][layer] == widths[level][layer]), p]
+            for level, p in space.options
+        ]
+        for layer in space.unit_layers
+    ]
 
 
 def _check_levels(levels: Sequence[ModelLayout]) -> None:

@@ -8,35 +8,46 @@ import numpy as np
 import pytest
 
 from qpruner_core.search.knapsack import front
-from qpruner_core.search.seeding import nearest_untried, order_seeds, within_budget
+from qpruner_core.search.pareto import hypervolume
+from qpruner_core.search.seeding import nearest_untried, order_points, within_budget
 
 
-def _codes(space, points):
-    return [space.code(point.plan) for point in points]
+def test_points_start_below_the_budget_and_with_the_smallest(make_space, sensitivities):
+    found = front(make_space(6), sensitivities(make_space(6)))
+    budget = int(found.weight_bytes[len(found) // 2]) + 1
+    points = order_points(found, budget, 6)
+    assert len(points) == len(set(points)) == 6
+    assert points[0] == found.code(len(found) // 2)
+    assert points[1] == found.code(0)
+    assert points == order_points(found, budget, 20)[:6]
 
 
-def test_seeds_start_at_the_budget_and_reach_down_to_the_smallest(make_space, sensitivities):
-    space = make_space(6)
-    codes = _codes(space, front(space, sensitivities(space)))
-    budget = space.code_bytes(codes[len(codes) // 2]) + 1
-    seeds = order_seeds(space, codes, budget, 6)
-    sizes = [space.code_bytes(code) for code in seeds]
-    assert len(seeds) == len(set(seeds)) == 6
-    assert sizes == sorted(sizes, reverse=True)
-    assert seeds[0] == codes[len(codes) // 2]
-    assert seeds[-1] == codes[0]
-    assert sizes[0] - sizes[1] < sizes[-2] - sizes[-1]
+def test_every_further_point_is_the_one_that_adds_most_to_the_predicted_area(
+    make_space, sensitivities
+):
+    space = make_space(5)
+    found = front(space, sensitivities(space))
+    pairs = {p.plan.key: (float(p.weight_bytes), p.loss_increase) for p in found}
+    reference = (float(found.weight_bytes[-1]), float(found.loss_increase[0]))
+    order = [space.decode(code).key for code in order_points(found, space.largest_bytes, 7)]
+
+    def area(keys):
+        return hypervolume([pairs[key] for key in keys], reference)
+
+    for n in range(2, 7):
+        best = max(area([*order[:n], key]) for key in pairs)
+        assert area(order[: n + 1]) == pytest.approx(best)
 
 
-def test_points_over_the_budget_are_left_out(make_space):
+def test_points_over_the_budget_are_left_out(make_space, sensitivities):
     space = make_space(4)
-    codes = [(0, 0, 0, 0), (1, 0, 0, 0), (1, 1, 0, 0), (2, 2, 0, 0), (2, 2, 2, 0)]
-    budget = space.code_bytes((1, 0, 0, 0))
-    assert order_seeds(space, codes, budget, 2) == [codes[1], codes[0]]
-    assert order_seeds(space, codes, budget, 4) == [codes[1], codes[0]]
-    assert order_seeds(space, codes, budget, 1) == [codes[1]]
-    assert order_seeds(space, codes, budget, 0) == []
-    assert order_seeds(space, [], budget, 3) == []
+    found = front(space, sensitivities(space))
+    budget = int(found.weight_bytes[2])
+    sizes = {space.code_bytes(code) for code in order_points(found, budget, 100)}
+    assert sizes == set(found.weight_bytes[:3].tolist())
+    assert len(order_points(found, budget, 1)) == 1
+    assert order_points(found, budget, 0) == []
+    assert order_points(found, space.smallest_bytes - 1, 3) == []
 
 
 def test_a_neighbour_is_as_near_as_possible_in_the_budget_and_near_the_front(make_space):
