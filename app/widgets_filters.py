@@ -22,10 +22,13 @@ def filtered(found: Cloud, records: list[RunRecord]) -> Cloud:
     kept = np.ones(len(found), dtype=np.bool_)
     columns = st.columns(3, gap="medium")
     with columns[0]:
-        kept &= _range("Weights", found.weight_bytes, wording.size, "filter_bytes")
+        kept &= _range("Weights", found.weight_bytes, wording.size, tip("filter_bytes"))
     with columns[1]:
         kept &= _range(
-            "Per generated token", found.latency, wording.milliseconds, "filter_latency"
+            "Per generated token",
+            found.latency,
+            wording.milliseconds,
+            tip("filter_latency"),
         )
     with columns[2]:
         kept &= _runs(found, records)
@@ -39,14 +42,14 @@ def filtered(found: Cloud, records: list[RunRecord]) -> Cloud:
     return shown
 
 
-def _range(label: str, values: Floats, words: Callable[[float], str], term: str) -> Mask:
+def _range(label: str, values: Floats, words: Callable[[float], str], help_text: str) -> Mask:
     """Ask for a range of measured values. Points without a value stay while all of it is asked
     for.
     """
     known = values[~np.isnan(values)]
     steps = np.unique(np.linspace(known.min(), known.max(), N_STEPS + 1)) if len(known) else known
     if len(steps) < 2:
-        if term == "filter_latency":
+        if not len(known):
             st.caption("No latency was measured, so there is none to filter by.")
         return np.ones(len(values), dtype=np.bool_)
     options = steps.tolist()
@@ -55,8 +58,8 @@ def _range(label: str, values: Floats, words: Callable[[float], str], term: str)
         options,
         value=(options[0], options[-1]),
         format_func=words,
-        help=tip(term),
-        key=f"results/{term}",
+        help=help_text,
+        key=f"results/filter/{label}",
     )
     if (low, high) == (options[0], options[-1]):
         return np.ones(len(values), dtype=np.bool_)

@@ -198,7 +198,7 @@ def test_a_filter_leaves_points_out_and_says_how_many(open_page, run_at, store, 
     at = open_page("results", record)
     assert "lie outside the filters" not in said(at)
     latency = Cloud(points.of_run(record)).latency
-    slider = at.select_slider(key="results/filter_latency")
+    slider = at.select_slider(key="results/filter/Per generated token")
     middle = np.linspace(np.nanmin(latency), np.nanmax(latency), widgets_filters.N_STEPS + 1)[20]
     slider.set_value((slider.value[0], float(middle))).run()
     assert not at.exception
