@@ -1,0 +1,129 @@
+"""Searches spread over workers, and the jobs of the queue: what a script asks of it."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from threading import Event as Flag
+from typing import TYPE_CHECKING, Any
+
+from qpruner_core.domain.progress import Progress
+from qpruner_core.domain.spec import RunSpec
+from qpruner_core.errors import BadInputError, QPrunerError
+from qpruner_core.store.records import RunStore
+
+if TYPE_CHECKING:
+    from qpruner_core.jobs import Job, Jobs
+
+LOOK_EVERY_SECONDS = 0.5
+"""How often a command that follows a job looks at it."""
+
+
+def workers_option(parser: ArgumentParser) -> None:
+    """Add what spreads a search over workers."""
+    parser.add_argument(
+        "--workers",
+        type=int,
+        help="put the search on the queue, spread over so many of the workers that run ('qpruner "
+        "worker' starts one; --device and --quiet are theirs then), and follow it; by default it "
+        "runs in this process",
+    )
+
+
+def jobs_options(parser: ArgumentParser) -> None:
+    """Add what the command about jobs takes."""
+    parser.add_argument("run_id", nargs="?", help="only those of this run")
+    steer = parser.add_mutually_exclusive_group()
+    for name, words in (
+        ("pause", "stop the run's search on all its workers, each after its trial"),
+        ("resume", "go on with the run's paused or failed search"),
+        ("stop", "end the run's search with what it has measured"),
+    ):
+        steer.add_argument(f"--{name}", action="store_true", help=words)
+
+
+def run_queued(
+    store: RunStore,
+    run_id: str,
+    steps: tuple[str, ...],
+    spec: RunSpec,
+    workers: int,
+    show: Callable[[Progress], None],
+) -> None:
+    """Put steps of a run on the queue and follow them to their end.
+
+    Raises:
+        QPrunerError: They were refused, failed, or were stopped.
+    """
+    from qpruner_core.jobs import Jobs  # noqa: PLC0415 - the job engine takes a second
+
+    jobs = Jobs(store.home)
+    job_id = jobs.start_line(run_id, steps, spec, workers=workers)
+    if len(jobs.workers()) < workers:
+        sys.stderr.write(
+            f"{workers} workers were asked for and {len(jobs.workers())} run; the search takes "
+            f"those that are there. 'qpruner worker' starts one more. Ctrl-C leaves the search on "
+            f"the queue.\n"
+        )
+    job = _follow(jobs, store, job_id, show)
+    if job.status == "failed":
+        raise QPrunerError(job.error)
+    if job.status == "cancelled":
+        raise QPrunerError(
+            f"The search of run {run_id} was paused; what was measured is kept. Go on with "
+            f"'qpruner jobs {run_id} --resume', or end it with --stop."
+        )
+
+
+def _follow(jobs: Jobs, store: RunStore, job_id: str, show: Callable[[Progress], None]) -> Job:
+    from qpruner_core.jobs import is_under_way  # noqa: PLC0415 - as above
+
+    run_id = jobs.get(job_id).run_id
+    n_shown = len(store.events(run_id))
+    while True:
+        job = jobs.get(job_id)  # before its reports, so that the last ones are shown too
+        events = store.events(run_id)
+        for event in events[n_shown:]:
+            show(event.progress)
+        n_shown = len(events)
+        if not is_under_way(job):
+            return job
+        Flag().wait(LOOK_EVERY_SECONDS)
+
+
+def steer_jobs(arguments: Namespace, store: RunStore) -> tuple[list[dict[str, Any]], list[str]]:
+    """Pause, resume or stop a search if asked; return the jobs as document and as lines.
+
+    Raises:
+        BadInputError: It was to be steered, and no run was named, or it has no such search.
+    """
+    from qpruner_core.jobs import Jobs  # noqa: PLC0415 - as above
+
+    jobs, run_id = Jobs(store.home), arguments.run_id
+    asked = [name for name in ("pause", "resume", "stop") if getattr(arguments, name)]
+    if asked and run_id is None:
+        raise BadInputError(
+            f"No run was named to {asked[0]}. Name one of 'qpruner runs' whose search that is."
+        )
+    for name in asked:
+        getattr(jobs, f"{name}_search")(run_id)
+    found = jobs.list(run_id)
+    return [_document(job) for job in found], [_line(job) for job in found] or ["No jobs."]
+
+
+def _document(job: Job) -> dict[str, Any]:
+    names = ("job_id", "kind", "run_id", "status", "error", "worker", "device", "created_at")
+    told = job.progress
+    done = {"step": told.step, "done": told.done, "total": told.total} if told else None
+    return {name: getattr(job, name) for name in names} | {
+        "steps": list(job.steps),
+        "progress": done,
+    }
+
+
+def _line(job: Job) -> str:
+    told = job.progress
+    far = f"{told.step} {told.done}/{told.total}" if told is not None else ""
+    words = (f"{job.status:<9}", job.job_id, far, f"on {job.worker}" if job.worker else "")
+    return "  ".join(word for word in (*words, job.error) if word)
