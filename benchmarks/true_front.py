@@ -162,7 +162,7 @@ def measure(arguments: argparse.Namespace) -> form.Report:
     """Walk the tree, compare some of its rows with the model's own forward, keep the table."""
     torch.set_num_threads(arguments.threads)
     with TemporaryDirectory() as home:
-        subject = pruned_demo(Path(home))
+        subject = pruned_demo(Path(home), arguments.model)
         layout, ids = subject.layout, subject.heldout
         if arguments.quick:
             ids = ids[:2]
@@ -262,6 +262,7 @@ def read(path: Path = TABLE) -> Truth:
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default="demo", help="the model; the demo by default")
     parser.add_argument("--keep", help="write the table to this file")
     parser.add_argument("--threads", type=int, default=2, help="torch threads")
 

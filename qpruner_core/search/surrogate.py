@@ -31,7 +31,7 @@ TERMS = ("offset", "scale", "units, as predicted", "units, alike", "pairs", "res
 """Terms of the covariance, in the order of their weights."""
 _CENTRES = np.log(np.array([1.0, 0.025, 0.1, 0.01, 0.01, 0.003, 1e-4]))
 """Usual weights, as variances in the unit of the measured spread."""
-_WIDTHS = np.array([1.5, 1.5, 1.5, 1.5, 2.0, 2.0, 2.0])
+_WIDTHS = np.array([0.75, 0.75, 0.75, 0.75, 1.0, 1.0, 1.0])
 """Standard deviations of the priors of their logarithms."""
 _SPAN = 9.0
 """How far a logarithm may go from its centre."""
