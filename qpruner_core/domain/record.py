@@ -224,8 +224,8 @@ class QuantizationOutcome:
     loss_16_bit: float
     """Loss of the pruned 16-bit model on the sensitivity batches; nats per token."""
     mutual_information: tuple[float, ...]
-    """The layer signal of `SearchSpec.information` for the pruned model, by default I(X_l; Y); nats
-    where it is an information, >= 0.
+    """The layer signal of `SearchSpec.information` for the pruned model, by default I(X_l; Y);
+    nats where it is an information, >= 0.
     """
     device: str
     levels: tuple[Level, ...] = ()
