@@ -140,3 +140,14 @@ def test_a_recipe_is_told_apart_by_its_bits_and_the_head_left_out(load: Load) ->
     }
     assert [*modelopt.formats({"nf4": 4.3})] == ["nf4"]
     assert modelopt.formats(bits)["int8"]["effective_bits"] == 8.15
+
+
+def test_without_the_environment_of_the_peers_their_rows_say_so(
+    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peers = load("precision_peers")
+    monkeypatch.setattr(peers, "PYTHON", tmp_path / "python")
+    words = peers.ask_peer(None, "AutoScheme", {"threads": 1}, tmp_path)
+    assert "peers-venv is missing" in words
+    row = peers._empty(SimpleNamespace(name="demo"), "layer", 5.0, words)
+    assert (row["method"], row["loss"], row["seconds"]) == (words, None, None)
