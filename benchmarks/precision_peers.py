@@ -28,10 +28,8 @@ import sys
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
-import json
 import shutil
-import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -43,11 +41,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import form
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from peer_plans import (
+    PEERS,
+    Found,
+    Scale,
+    ask_peer,
+    nearest_below,
+    say,
+    targets_around,
+    uniform_plans,
+)
+from plan_losses import PlanLosses
 
-from qpruner_core.catalog import EXPORTERS, precision_formats
+from qpruner_core.catalog import EXPORTERS
 from qpruner_core.data import load_corpus
-from qpruner_core.domain.footprint import BYTES_16_BIT, plan_bytes
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.progress import Progress
@@ -60,7 +67,6 @@ from qpruner_core.domain.spec import (
     RunSpec,
     SearchSpec,
 )
-from qpruner_core.evaluation.perplexity import text_sums
 from qpruner_core.export import ExportFacts
 from qpruner_core.inspection import demo_folder
 from qpruner_core.models.device import pick_device
@@ -68,12 +74,10 @@ from qpruner_core.pipeline.line import Line
 from qpruner_core.pipeline.materials import Materials
 from qpruner_core.quantization.packing import pack_
 from qpruner_core.search.knapsack import best_under, front
-from qpruner_core.search.noise import PairedDifference, paired_error
 from qpruner_core.search.pareto import best_measured
 from qpruner_core.search.space import SearchSpace
 from qpruner_core.store.records import RunStore
 
-ROOT = Path(__file__).resolve().parent
 PRECISIONS = ("nf4", "int8")
 POINTS = (4.5, 5.0, 6.0)
 """Bits per weight of the decoder's Linears, as packed: scales and tables included."""
@@ -82,33 +86,8 @@ TIES = ("layer", "fused", "linear")
 TRIALS = (0, 8, 16)
 """Numbers of trials at which our search is stated, besides the default."""
 RATIO = 0.2
-PYTHON = ROOT.parent / "build" / "peers-venv" / "bin" / "python"
-REACH, STEP = (-0.4, 0.25), 0.025
-"""Targets tried around a point, and between them; peers count bits a little differently."""
-MARGIN = 0.06
-"""Least target above the smallest format, in bits; peers refuse a target they cannot reach."""
-PEERS = {
-    "auto_quantize, gradient": ("modelopt_peer.py", "gradient"),
-    "auto_quantize, KL": ("modelopt_peer.py", "kl_div"),
-    "AutoScheme": ("autoround_peer.py", ""),
-}
-"""Name -> script and what it is told to do."""
-PEER_LIMIT_S = 1800
 ALL_TOKENS = 10**6
 """More than the demo's held-out text has."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """A plan that one side chose for a point."""
-
-    whose: str
-    method: str
-    plan: PrecisionPlan
-    seconds: float | None
-    """What the choice took; None where there is nothing to search."""
-    trials: int | None = None
-    """Plans that were measured for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -225,105 +204,6 @@ def _export(record: RunRecord, materials: Materials, folder: Path) -> None:
     EXPORTERS.target("hf_16bit").export(taken.model, taken.tokenizer, facts, folder)
 
 
-class Scale:
-    """Bits per weight of the decoder's Linears and packed bytes of the whole model."""
-
-    def __init__(self, layout: ModelLayout) -> None:
-        self._layout, self._formats = layout, precision_formats()
-        self._n_weights = sum(li.out_features * li.in_features for li in layout.linears)
-        self._beside = layout.other_parameters * BYTES_16_BIT
-
-    def size(self, plan: PrecisionPlan) -> int:
-        """Return the packed bytes of the model under a plan."""
-        return plan_bytes(self._layout, plan, self._formats)
-
-    def bits(self, plan: PrecisionPlan) -> float:
-        """Return the mean bits of a weight of the decoder's Linears under a plan."""
-        return 8 * (self.size(plan) - self._beside) / self._n_weights
-
-    def size_at(self, bits: float) -> int:
-        """Return the packed bytes of the model at a mean number of bits."""
-        return int(bits * self._n_weights / 8) + self._beside
-
-    def of(self, precision: str) -> float:
-        """Return the mean bits of a format on these Linears."""
-        return self.bits(PrecisionPlan.uniform(self._layout, precision))
-
-
-def targets_around(points: Sequence[float], low: float, high: float) -> list[float]:
-    """Return the targets that a peer is asked for, ascending, within what its formats reach."""
-    offsets = np.arange(REACH[0], REACH[1] + STEP / 2, STEP)
-    tried = {round(float(point + offset), 4) for point in points for offset in offsets}
-    return sorted(bits for bits in tried if low + MARGIN <= bits <= high - MARGIN)
-
-
-def layer_orders(n_layers: int, k: int) -> dict[str, list[int]]:
-    """Return rule -> the k layers that get int8, the others nf4."""
-    inwards = [index // 2 if index % 2 == 0 else n_layers - 1 - index // 2 for index in range(k)]
-    return {
-        "int8 in the first layers": list(range(k)),
-        "int8 in the first and last layers": inwards,
-        "int8 in every n-th layer": [int((i + 0.5) * n_layers / k) for i in range(k)],
-    }
-
-
-def uniform_plans(scale: Scale, layout: ModelLayout, budget_bytes: int) -> Iterator[Found]:
-    """Yield nf4 everywhere, and for every rule the plan with the most int8 layers that fits."""
-
-    def plan(chosen: Sequence[int]) -> PrecisionPlan:
-        n = layout.n_layers
-        return PrecisionPlan.by_layer(layout, ["int8" if i in chosen else "nf4" for i in range(n)])
-
-    yield Found(whose="peer", method="nf4 everywhere", plan=plan(()), seconds=None)
-    fitting: dict[str, PrecisionPlan] = {}
-    for k in range(1, layout.n_layers + 1):
-        for rule, chosen in layer_orders(layout.n_layers, k).items():
-            if scale.size(plan(chosen)) <= budget_bytes:
-                fitting[rule] = plan(chosen)
-    for rule, found in fitting.items():
-        yield Found(whose="peer", method=rule, plan=found, seconds=None)
-
-
-def ask_peer(
-    given: Subject, peer: str, request: Mapping[str, object], home: Path
-) -> list[dict[str, object]] | str:
-    """Run a peer in its own environment; return its plans, or in words why there are none."""
-    if not PYTHON.is_file():
-        return "not run: build/peers-venv is missing (see --help)"
-    script, method = PEERS[peer]
-    files = home / "request.json", home / "answer.json"
-    files[0].write_text(json.dumps({**request, "method": method}), "utf-8")
-    files[1].unlink(missing_ok=True)
-    command = [str(PYTHON), str(ROOT / script), str(given.folder), *map(str, files)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(request["threads"]), "HF_HUB_OFFLINE": "1"}
-    try:
-        ended = subprocess.run(  # noqa: S603 - our own script
-            command, check=False, env=environment, timeout=PEER_LIMIT_S, capture_output=True,
-            text=True,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return f"no end within {PEER_LIMIT_S} s"
-    if ended.returncode or not files[1].is_file():
-        say(ended.stderr)
-        return f"failed: {(ended.stderr.strip().splitlines() or ['without a word'])[-1][:100]}"
-    answer: list[dict[str, object]] = json.loads(files[1].read_text("utf-8"))["plans"]
-    return answer
-
-
-def nearest_below(
-    peer: str, answer: Sequence[Mapping[str, object]], layout: ModelLayout, scale: Scale, size: int
-) -> Found | None:
-    """Return the largest plan of a peer's sweep within so many bytes, None without one."""
-    best: Found | None = None
-    for entry in answer:
-        chosen = dict(entry["precisions"])  # type: ignore[call-overload]
-        plan = PrecisionPlan(precisions={li.name: chosen[li.name] for li in layout.linears})
-        if scale.size(plan) <= size and (best is None or scale.size(plan) > scale.size(best.plan)):
-            seconds = float(str(entry["seconds"]))
-            best = Found(whose="peer", method=peer, plan=plan, seconds=seconds)
-    return best
-
-
 def ours(run: Run, quantized: float, budget_bytes: int, n_trials: int) -> Iterator[Found]:
     """Yield what our default chooses under a budget, without and with trials."""
     record = run.line.record()
@@ -356,7 +236,7 @@ def measure_tie(
 ) -> tuple[list[dict[str, form.Cell]], list[form.Target]]:
     """Ask every side at one granularity."""
     layout, scale = given.layout, Scale(given.layout)
-    loss = _Measured(given)
+    loss = PlanLosses(given.materials, PRECISIONS, given.heldout)
     bits = {name: scale.of(name) for name in PRECISIONS}
     request = {
         "ids": str(home / "ids.npy"),
@@ -368,7 +248,7 @@ def measure_tie(
     answers = {}
     for peer in PEERS:
         say(given.name, tie, peer)
-        answers[peer] = ask_peer(given, peer, request, home)
+        answers[peer] = ask_peer(given.folder, peer, request, home)
     search = SearchSpec(precisions=PRECISIONS, tie=tie)
     run = Run(home / f"ours-{tie}", given.source, given.data, search)
     quantized = run.quantize()
@@ -394,35 +274,6 @@ def measure_tie(
         for row in rows[-len(every) :]:
             say(*row.values())
     return rows, targets
-
-
-class _Measured:
-    """Losses of plans on the held-out text; a plan is measured once."""
-
-    def __init__(self, given: Subject) -> None:
-        self._given = given
-        self._known: dict[str, NDArray[np.float64]] = {}
-
-    def __call__(self, plan: PrecisionPlan) -> float:
-        """Return the loss of a plan; nats per predicted token."""
-        return float(self._sequences(plan).mean())
-
-    def dense(self) -> float:
-        """Return the loss of the pruned model at 16 bit."""
-        return self(PrecisionPlan.uniform(self._given.layout, "bf16"))
-
-    def apart(self, plan: PrecisionPlan, other: PrecisionPlan) -> PairedDifference:
-        """Return how much more a plan loses than another, sequence by sequence."""
-        return paired_error(self._sequences(plan).tolist(), self._sequences(other).tolist())
-
-    def _sequences(self, plan: PrecisionPlan) -> NDArray[np.float64]:
-        if plan.key not in self._known:
-            bank, ids = self._given.materials.bank((*PRECISIONS, "bf16")), self._given.heldout
-            bank.apply(plan)
-            sums = text_sums(bank.model, ids)
-            bank.restore()
-            self._known[plan.key] = np.array(sums, dtype=np.float64) / (ids.shape[1] - 1)
-        return self._known[plan.key]
 
 
 def _targets(
@@ -457,7 +308,7 @@ def _row(
     found: Found,
     leader: Found,
     scale: Scale,
-    loss: _Measured,
+    loss: PlanLosses,
 ) -> dict[str, form.Cell]:
     apart = loss.apart(found.plan, leader.plan)
     value = loss(found.plan)
@@ -485,11 +336,6 @@ def _empty(given: Subject, tie: str, point: float, words: str) -> dict[str, form
     )
     named: dict[str, form.Cell] = {"model": given.name, "tie": tie, "point": point}
     return {**named, "whose": "peer", "method": words, **dict.fromkeys(names)}
-
-
-def say(*words: object) -> None:
-    """Tell the person how far it is."""
-    print(*words, file=sys.stderr, flush=True)
 
 
 def measure(arguments: argparse.Namespace) -> form.Report:

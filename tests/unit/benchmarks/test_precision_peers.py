@@ -39,7 +39,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Load:
 
 
 def test_bits_and_bytes_say_the_same(load: Load, tiny_layout: ModelLayout) -> None:
-    scale = load("precision_peers").Scale(tiny_layout)
+    scale = load("peer_plans").Scale(tiny_layout)
     plan = PrecisionPlan.uniform(tiny_layout, "int8")
     assert scale.of("bf16") == 16.0
     assert 4.0 < scale.of("nf4") < scale.of("int8")
@@ -47,7 +47,7 @@ def test_bits_and_bytes_say_the_same(load: Load, tiny_layout: ModelLayout) -> No
 
 
 def test_targets_lie_around_the_points_and_within_reach(load: Load) -> None:
-    targets = load("precision_peers").targets_around((4.5, 6.0), 4.3, 8.1)
+    targets = load("peer_plans").targets_around((4.5, 6.0), 4.3, 8.1)
     assert targets == sorted(set(targets))
     assert targets[0] >= 4.36
     assert {4.5, 6.0, 6.25} <= set(targets)
@@ -67,13 +67,13 @@ def test_trials_see_the_calibration_tokens_or_held_out_text_and_never_what_losse
 
 @pytest.mark.parametrize("k", range(1, 13))
 def test_every_rule_names_as_many_layers_as_asked(load: Load, k: int) -> None:
-    for chosen in load("precision_peers").layer_orders(12, k).values():
+    for chosen in load("peer_plans").layer_orders(12, k).values():
         assert len(set(chosen)) == k
         assert set(chosen) <= set(range(12))
 
 
 def test_uniform_plans_fill_the_budget_and_hold_it(load: Load, tiny_layout: ModelLayout) -> None:
-    peers = load("precision_peers")
+    peers = load("peer_plans")
     scale = peers.Scale(tiny_layout)
     one = PrecisionPlan.by_layer(tiny_layout, ["int8"] + ["nf4"] * (tiny_layout.n_layers - 1))
     found = {plan.method: plan.plan for plan in peers.uniform_plans(scale, tiny_layout, 10**12)}
@@ -86,7 +86,7 @@ def test_uniform_plans_fill_the_budget_and_hold_it(load: Load, tiny_layout: Mode
 def test_of_a_sweep_the_largest_plan_that_fits_is_taken(
     load: Load, tiny_layout: ModelLayout
 ) -> None:
-    peers = load("precision_peers")
+    peers = load("peer_plans")
     scale = peers.Scale(tiny_layout)
     plans = [PrecisionPlan.uniform(tiny_layout, name) for name in ("nf4", "int8", "bf16")]
     answer = [
@@ -145,9 +145,9 @@ def test_a_recipe_is_told_apart_by_its_bits_and_the_head_left_out(load: Load) ->
 def test_without_the_environment_of_the_peers_their_rows_say_so(
     load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    peers = load("precision_peers")
-    monkeypatch.setattr(peers, "PYTHON", tmp_path / "python")
-    words = peers.ask_peer(None, "AutoScheme", {"threads": 1}, tmp_path)
+    plans, peers = load("peer_plans"), load("precision_peers")
+    monkeypatch.setattr(plans, "PYTHON", tmp_path / "python")
+    words = plans.ask_peer(tmp_path, "AutoScheme", {"threads": 1}, tmp_path)
     assert "peers-venv is missing" in words
     row = peers._empty(SimpleNamespace(name="demo"), "layer", 5.0, words)
     assert (row["method"], row["loss"], row["seconds"]) == (words, None, None)
