@@ -10,7 +10,7 @@ import pandas as pd
 from app import wording
 from app.tables_plan import layer_of
 from app.wording_pruning import criterion as criterion_title
-from qpruner_core.catalog import PRECISIONS
+from qpruner_core.catalog import CRITERIA, PRECISIONS
 from qpruner_core.domain.layout import KINDS
 from qpruner_core.domain.record import Agreement, ImportanceOutcome, QuantizationOutcome
 
@@ -63,7 +63,7 @@ def rows(
     made = []
     for criterion in criteria:
         modules = dict.fromkeys(c.module for c in outcome.cells if c.criterion == criterion)
-        unit = "nats" if criterion == "mutual_information" else ""
+        unit = str(CRITERIA.entry(criterion).facts.get("unit", ""))
         for module in modules:
             made.append(
                 Row(

@@ -184,7 +184,7 @@ def progress_bar(job: Job) -> None:
     left = wording.time_left(told.done, told.total, services.seconds_each(job))
     step = wording.STEP_TITLES.get(told.step, told.step)
     # Layer by layer one job makes several passes; a comparison counts its rows.
-    named = {"compare": doing, "compress": f"{doing}: {step}"}.get(job.kind, step)
+    named = {"compare": doing, "trials": doing, "compress": f"{doing}: {step}"}.get(job.kind, step)
     words = [
         f"**{named}** {told.done} of {told.total}",
         told.message,

@@ -36,19 +36,23 @@ JOB_TITLES = {
     "compress": "Compress layer by layer",
 }
 """What a job does that runs no step of the line from its start."""
-COUNTED_JOBS = ("compare", "compress")
+COUNTED_JOBS = ("compare", "compress", "trials")
 """Those of them that report pieces of their own, not of the steps that they call on."""
 DEMO_TEXT = (
     "This model reads the demo's invented language, so its scores and losses say little about "
     "real text. Choose WikiText-2 or own files when you make a run."
 )
 OPTION_TITLES = {
+    "draws": "Fronts drawn beside",
+    "n_bins": "Bins per dimension",
     "n_components": "Components",
     "n_neighbors": "Neighbours",
+    "n_outputs": "Components of the prediction",
     "n_samples": "Token positions",
     "n_startup": "Random trials first",
     "p": "Order p of the norm",
     "population_size": "Population",
+    "rounds": "Rounds among neighbours",
 }
 """Options whose names do not speak for themselves."""
 STRATEGY_TITLES = {"gp_seeded": "Front, then Gaussian process"}

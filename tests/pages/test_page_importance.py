@@ -3,10 +3,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import sample_home
 
 from app import charts_importance, tables_importance
-from qpruner_core.domain.record import Agreement
+from qpruner_core.domain.record import Agreement, ImportanceCell
 
 
 def test_without_a_run_it_says_what_to_do(open_page):
@@ -58,6 +59,15 @@ def test_a_click_carries_row_and_layer(run_at):
     targets = figure.data[1]
     assert len(targets.customdata) == 12 * len(rows)
     assert targets.customdata[13] == f"{rows[1].key}@1"
+
+
+@pytest.mark.parametrize(
+    ("criterion", "shown"), [("mutual_information_gaussian", "0.5 nats"), ("taylor", "0.5")]
+)
+def test_a_value_carries_the_unit_of_its_criterion(run_at, criterion, shown):
+    cell = ImportanceCell(layer=0, module="layer", criterion=criterion, value=0.5)
+    outcome = replace(run_at("score").score, cells=(cell,))
+    assert tables_importance.rows(outcome, [criterion])[0].text(0) == shown
 
 
 def test_rank_agreement_is_one_on_the_diagonal_and_minus_one_for_the_opposite_order():

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from qpruner_core.jobs import WorkerInfo
+from app import tables
+from qpruner_core.domain.progress import Progress
+from qpruner_core.jobs import TRIALS, WorkerInfo
 
 
 def test_empty_it_says_that_no_worker_runs_and_nothing_was_started(open_page, said):
@@ -40,6 +42,15 @@ def test_a_running_job_is_stopped_from_here(open_page, run_at, jobs):
     at = open_page("jobs", record)
     at.button(key=f"jobs/stop/{job.job_id}").click().run()
     assert jobs.get(job.job_id).status == "cancelled"
+
+
+def test_a_worker_that_joined_a_search_says_how_far_it_is(open_page, run_at, jobs):
+    record = run_at("prune")
+    told = Progress(step="search", done=7, total=30, message="trial 2")
+    job = jobs.add(record.run_id, "running", ("search",), kind=TRIALS, progress=told)
+    bar = open_page("jobs", record).get("progress")[0]
+    assert "**Measure trials** 7 of 30" in bar.proto.text
+    assert tables.progress(job) == "7 of 30"
 
 
 def test_a_failed_job_says_why_and_is_resumed_from_here(open_page, run_at, jobs):

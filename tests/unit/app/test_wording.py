@@ -71,6 +71,11 @@ def test_no_option_is_called_by_its_parameter() -> None:
                 assert not label.startswith("N ")
 
 
+def test_options_of_strategies_say_what_they_count() -> None:
+    assert wording.option("draws") != "Draws"
+    assert wording.option("rounds") != "Rounds"
+
+
 def test_data_is_named_with_its_amounts() -> None:
     data = DataSpec(heldout="/data/own.txt", tasks="/data/quiz", items_per_task=0)
     assert wording.data(data) == "own.txt, up to 12,288 tokens; tasks in quiz, all items"
