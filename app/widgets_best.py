@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from app import points, services, state, tables_plan, tables_signals, widgets, wording
+from app import foresight, points, services, state, tables_plan, tables_signals, widgets, wording
 from app.glossary import tip
 from app.points import Point
 from app.widgets import Figure
@@ -14,6 +14,7 @@ from qpruner_core.domain.footprint import bits_per_weight, dense_bytes, parse_bu
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.record import RunRecord
+from qpruner_core.domain.signals import predicts
 from qpruner_core.domain.spec import SearchSpec
 from qpruner_core.search.knapsack import PredictedPoint, best_under, predict
 from qpruner_core.search.space import SearchSpace
@@ -55,9 +56,9 @@ def panel(record: RunRecord, spec: SearchSpec, dense: ModelLayout) -> None:
 
 def _best(record: RunRecord, spec: SearchSpec, budget: int) -> Best:
     found = services.measured(record)
-    front = services.predicted(record, spec)
+    front = foresight.predicted(record, spec)
     # Trials are of the search as the run has it, whatever is asked for now.
-    known = services.predicted(record)
+    known = foresight.predicted(record)
     layout = record.layout
     if layout is None:
         raise ValueError("what a budget buys needs the layout of its model")
@@ -74,7 +75,7 @@ def _best(record: RunRecord, spec: SearchSpec, budget: int) -> Best:
 def _predicted(record: RunRecord, spec: SearchSpec, best: Best) -> None:
     st.markdown("**Predicted**")
     point, measured, base = best.predicted, record.quantize, points.loss_at_16_bit(record)
-    front = services.predicted(record, spec)
+    front = foresight.predicted(record, spec)
     if point is None or measured is None or front is None:
         st.info("Starting the search measures what the prediction adds up.")
         return
@@ -138,7 +139,7 @@ def _bits(layout: ModelLayout, size: int) -> str:
 def _foreseen(record: RunRecord, spec: SearchSpec, space: SearchSpace, plan: PrecisionPlan) -> str:
     """Return what had been predicted for the measured plan itself."""
     measured = record.quantize
-    if measured is None or plan not in space or not services.fits(measured, spec):
+    if measured is None or plan not in space or not predicts(measured, spec):
         return ""
     signal = tables_signals.used(measured, spec)
     increase = predict(space, measured.sensitivities, plan, signal=signal)

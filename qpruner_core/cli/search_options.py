@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, ArgumentTypeError
 
 from qpruner_core.catalog import CRITERIA, STRATEGIES
+from qpruner_core.domain import signals
 from qpruner_core.domain.record import RunRecord
 from qpruner_core.domain.spec import COSTS, JOINTS, OBJECTIVES, SIGNALS, RunSpec, SearchSpec
 
@@ -22,21 +23,13 @@ def ratios(text: str) -> tuple[float, ...]:
 
 
 def answers(record: RunRecord, spec: RunSpec) -> bool:
-    """Whether the sensitivities of a run answer what a search asks: the same units, precisions
-    and pruning levels, and times where it weighs latency.
-    """
+    """Whether the sensitivities of a run answer what a search asks (see `signals.answers`)."""
     found, asked = record.quantize, spec.search
     if found is None:
         return False
-    ratios_known = tuple(level.ratio for level in found.levels)
-    ratios_asked = (spec.pruning.ratio, *asked.ratios) if asked.joint != "none" else ratios_known
-    is_timed = asked.cost != "latency" or all(c.seconds is not None for c in found.sensitivities)
-    return (
-        found.tie == asked.tie
-        and set(asked.precisions) <= set(found.precisions)
-        and ratios_known == ratios_asked
-        and is_timed
-    )
+    # A run pruned anew measures its sensitivities anew, whatever the search asks.
+    is_cut_so = not found.levels or found.levels[0].ratio == spec.pruning.ratio
+    return signals.answers(found, asked) and (asked.joint == "none" or is_cut_so)
 
 
 def search_options(parser: ArgumentParser) -> None:

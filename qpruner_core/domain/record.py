@@ -224,8 +224,8 @@ class QuantizationOutcome:
     loss_16_bit: float
     """Loss of the pruned 16-bit model on the sensitivity batches; nats per token."""
     mutual_information: tuple[float, ...]
-    """The layer signal of `SearchSpec.information` for the pruned model, by default I(X_l; Y);
-    nats where it is an information, >= 0.
+    """The layer signal named by `information` for the pruned model, by default I(X_l; Y); nats
+    where it is an information, >= 0.
     """
     device: str
     levels: tuple[Level, ...] = ()
@@ -240,6 +240,12 @@ class QuantizationOutcome:
     """Mean Spearman correlation between the layer rankings that two random halves of the sampled
     positions give; in [-1, 1]. None where the signal draws no positions, with one layer, and in
     records from before it was measured.
+    """
+    information: str = "mutual_information"
+    """Catalogue name of the layer signal that was measured, as in `SearchSpec.information`."""
+    weights: str = ""
+    """Fingerprint of the weights that all of this was measured on; empty in records from before it
+    was kept.
     """
 
 

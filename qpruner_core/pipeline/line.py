@@ -35,6 +35,7 @@ from qpruner_core.pipeline.comparing import Comparing, row_words
 from qpruner_core.pipeline.compressing import compress_run
 from qpruner_core.pipeline.cutting import Cutting
 from qpruner_core.pipeline.exporting import export_trial
+from qpruner_core.pipeline.fingerprint import Fingerprints
 from qpruner_core.pipeline.materials import Materials, bytes_16_bit
 from qpruner_core.pipeline.quantizing import measure_signals
 from qpruner_core.pipeline.samples import continue_text
@@ -110,6 +111,8 @@ class Line:
             raise BadInputError(
                 f"The line has no step {name!r}. Choose one of {', '.join(STEPS)}."
             )
+        if STEPS.index(name) <= STEPS.index("quantize"):
+            self._materials.renew()  # what is measured from here on is of the files as they are
         self._tell(name, 0, 1)
         started = perf_counter()
         self._fill(name, verbs[name](), perf_counter() - started)
@@ -159,7 +162,8 @@ class Line:
         decide = self._cutting.decide
         record, materials = self.record(), self._materials
         measured = measure_signals(record, materials, decide, self.on_progress)
-        return with_times(record, materials, measured)
+        weights = Fingerprints(self._store, self._run_id).weights(record)
+        return with_times(record, materials, replace(measured, weights=weights))
 
     def _evaluate(self) -> Metrics:
         pruned = self._materials.pruned()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, cast
 
@@ -21,6 +22,7 @@ from qpruner_core.domain.joint import Level
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.plan import PrecisionPlan, PruningPlan
 from qpruner_core.domain.record import PruningOutcome, RunRecord
+from qpruner_core.domain.spec import ModelSpec
 from qpruner_core.errors import NotReadyError
 from qpruner_core.evaluation import Suite, build_suite
 from qpruner_core.models.device import Device
@@ -65,6 +67,7 @@ class Materials:
         self._corpus: Corpus | None = None
         self._suites: dict[str, Suite] = {}
         self._data_key: object = None
+        self._files: object = ()
         self.loading_seconds = 0.0
         """Wall time of all loads of the model so far."""
 
@@ -244,6 +247,11 @@ class Materials:
         """Hold no model and no bank: what comes next needs the memory."""
         self._forget()
 
+    def renew(self) -> None:
+        """Let go of a model whose files were edited since they were read."""
+        if self._model is not None and self._files != _weight_files(self._record().spec.model):
+            self._forget()
+
     def _forget(self) -> None:
         """Let go of the model and its bank, so that their memory is free before the next load."""
         self._model = self._bank = None
@@ -275,7 +283,7 @@ class Materials:
         if record.load is not None and record.load.revision is not None:
             # A branch may have moved since; the run stays with the commit it was begun on.
             spec = replace(spec, revision=record.load.revision)
-        started = perf_counter()
+        started, self._files = perf_counter(), _weight_files(spec)
         found = load(spec, self._device)
         self.loading_seconds += perf_counter() - started
         return found
@@ -300,3 +308,11 @@ class Materials:
         if self._model is None or self._model_key != key:
             self._model, self._model_key = build(), key
         return self._model
+
+
+def _weight_files(spec: ModelSpec) -> tuple[tuple[str, int, int], ...]:
+    """Return name, size and time of change of a folder's weights; none of the demo and of the hub,
+    whose files never change.
+    """
+    stats = ((path.name, path.stat()) for path in Path(spec.source).glob("*.safetensors"))
+    return tuple(sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats))

@@ -62,6 +62,7 @@ def measure_signals(
         device=pruned.device.name,
         levels=levels,
         information_stability=information.stability,
+        information=spec.information,
     )
 
 

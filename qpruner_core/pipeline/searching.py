@@ -19,23 +19,19 @@ from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.record import (
     FIRST_BY_HAND,
-    QuantizationOutcome,
     RunRecord,
     SearchOutcome,
     Trial,
 )
 from qpruner_core.domain.spec import SearchSpec
-from qpruner_core.errors import (
-    BadInputError,
-    IncompatibleShapeError,
-    NotReadyError,
-)
+from qpruner_core.errors import IncompatibleShapeError, NotReadyError
 from qpruner_core.pipeline.fingerprint import Fingerprints
 from qpruner_core.pipeline.halving import Rival
-from qpruner_core.pipeline.joint import check_levels, search_space
+from qpruner_core.pipeline.joint import search_space
 from qpruner_core.pipeline.materials import Materials
 from qpruner_core.pipeline.measuring import Answer, Bench, Measuring, ShowsPlans
 from qpruner_core.pipeline.remembering import Remembered
+from qpruner_core.pipeline.signals import required_signals
 from qpruner_core.pipeline.stopping import nothing_measured, out_of_patience, remarks, unmoved
 from qpruner_core.quantization.shapes import check_plan
 from qpruner_core.search.asking import Known
@@ -83,7 +79,8 @@ class Searching:
                 "This run has no pruned model yet. Run its pruning step first; a ratio of 0 keeps "
                 "all."
             )
-        signals = _require_sensitivities(record)
+        self._prints = Fingerprints(store, record.run_id)
+        signals = required_signals(record, self._prints)
         self._store, self._run_id, self._materials = store, record.run_id, materials
         self._spec, self._name = record.spec.search, record.study_name
         self._baselines_name, self._by_hand_name = record.baselines_name, record.by_hand_name
@@ -102,7 +99,6 @@ class Searching:
         self._presets = {name: plan for name, plan in presets.items() if self._fits(plan)}
         self.left_out = tuple(name for name in presets if name not in self._presets)
         self._signals, self._record = signals, record
-        self._prints = Fingerprints(store, record.run_id)
         self._load = training_load(record.spec.recovery, materials.device.compute_dtype.itemsize)
         self._study: Study | None = None
         self._memory: Remembered | None = None
@@ -366,26 +362,3 @@ def told_values(trial: Trial, seconds: float) -> dict[str, float]:
         "accuracy": found.accuracy,
         "weight_bytes": size,
     }
-
-
-def _require_sensitivities(record: RunRecord) -> QuantizationOutcome:
-    outcome = record.quantize
-    if outcome is None:
-        raise NotReadyError(
-            "This run has no sensitivities yet. Run its quantising step first: it measures what "
-            "every precision costs in every layer."
-        )
-    spec = record.spec.search
-    if outcome.tie != spec.tie or set(spec.precisions) - set(outcome.precisions):
-        raise BadInputError(
-            f"The sensitivities were measured for ties by {outcome.tie} and "
-            f"{', '.join(outcome.precisions)}, but the search asks for ties by {spec.tie} and "
-            f"{', '.join(spec.precisions)}. Run the quantising step again with these choices."
-        )
-    check_levels(record.spec, outcome)
-    if spec.cost == "latency" and any(cell.seconds is None for cell in outcome.sensitivities):
-        raise NotReadyError(
-            "The search weighs latency, but the Linears of this run were not timed. Run the "
-            "quantising step again: with the cost latency it times them."
-        )
-    return outcome

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from app import services, wording
+from app import foresight, wording
 from qpruner_core.domain.footprint import dense_bytes
 from qpruner_core.errors import BadInputError
 from qpruner_core.search.knapsack import best_under
@@ -51,7 +51,7 @@ def test_starting_asks_for_the_missing_steps_with_the_chosen_precisions(open_pag
 def test_the_budget_slider_moves_the_predicted_best_at_once(open_page, run_at):
     record = run_at("quantize")
     at = open_page("search", record)
-    predicted = services.predicted(record)
+    predicted = foresight.predicted(record)
     for percent in (32.0, 60.0):
         budget_field(at).set_value(percent).run()
         budget = int(percent / 100 * dense_bytes(record.load.layout))

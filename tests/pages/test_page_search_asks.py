@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 import pytest
 import sample_home
 
-from app import services
+from app import foresight
 from qpruner_core.domain.spec import SearchSpec
 
 
@@ -29,13 +29,13 @@ def figure(at, key):
 @pytest.fixture
 def solved(monkeypatch):
     """Count the knapsacks that pages have solved."""
-    calls, front = [], services.front
+    calls, front = [], foresight.front
 
     def counted(*given, **named):
         calls.append(named)
         return front(*given, **named)
 
-    monkeypatch.setattr(services, "front", counted)
+    monkeypatch.setattr(foresight, "front", counted)
     return calls
 
 

@@ -114,6 +114,7 @@ def test_signals_that_do_not_answer_the_search_are_measured_again(record):
     assert not answers(record, asked(precisions=("nf4",)))
     assert not answers(record, asked(cost="latency"))
     assert not answers(record, asked(joint="global", ratios=(0.4,)))
+    assert not answers(record, asked(information="block_influence"))
     timed = replace(known, sensitivities=(replace(cell, seconds=1e-6),))
     assert answers(replace(record, quantize=timed), asked(cost="latency"))
 

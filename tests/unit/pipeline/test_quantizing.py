@@ -31,6 +31,7 @@ def test_the_signal_asked_for_is_on_record_with_its_stability(
     spec = asked(deep_spec, information)
     found = go(start(spec), spec, "load", "score", "prune", "quantize").quantize
     assert found is not None
+    assert found.information == information
     assert len(found.mutual_information) == 4
     assert min(found.mutual_information) >= 0.0
     assert (found.information_stability is None) == (information == "block_influence")

@@ -274,14 +274,36 @@ def test_where_every_plan_fails_the_first_reason_is_told(ready, go, deep_spec, m
         go(ready, deep_spec, "search")
 
 
-def test_weights_edited_in_place_are_refused_and_never_mixed(ready, go, deep_spec):
-    go(ready, deep_spec, "search")
-    file = Path(deep_spec.model.source) / "model.safetensors"
+def edit_weights(spec):
+    file = Path(spec.model.source) / "model.safetensors"
     tensors = {name: t.clone() for name, t in load_file(file).items()}
     next(iter(tensors.values()))[0] += 1.0
     save_file(tensors, file, metadata={"format": "pt"})
+
+
+def test_weights_edited_in_place_are_refused_and_never_mixed(ready, go, deep_spec):
+    go(ready, deep_spec, "search")
+    edit_weights(deep_spec)
     with pytest.raises(BadInputError, match="weights"):
         go(ready, searching(deep_spec, n_trials=3), "search")
+
+
+def test_sensitivities_of_other_weights_are_refused_until_they_are_measured_again(
+    ready, go, deep_spec
+):
+    stale = ready.record().quantize
+    edit_weights(deep_spec)
+    with pytest.raises(BadInputError, match=f"{stale.weights}.*Run the quantising step again"):
+        go(ready, deep_spec, "search")
+    measured = go(ready, deep_spec, "quantize").quantize
+    assert measured.weights != stale.weights
+    assert measured.loss_16_bit != stale.loss_16_bit
+    assert go(ready, deep_spec, "search").search.trials
+
+
+def test_a_layer_signal_that_was_not_measured_is_asked_for(ready, go, deep_spec):
+    with pytest.raises(BadInputError, match=r"mutual_information, .*block_influence"):
+        go(ready, searching(deep_spec, information="block_influence"), "search")
 
 
 def test_what_is_measured_lies_in_the_run_and_goes_with_it(ready, go, deep_spec, store):
