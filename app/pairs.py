@@ -6,11 +6,12 @@ the difference is that of the differences item by item, not the sum of both plan
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf, sqrt
 
 from qpruner_core.domain.metrics import Metrics, TaskResult
-from qpruner_core.search.noise import RESOLVED, paired_error
+from qpruner_core.search.noise import RESOLVED, PairedDifference, paired_error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +32,15 @@ class AnswerDifference:
     def is_resolved(self) -> bool:
         """Whether the difference is more than `noise.RESOLVED` standard errors."""
         return abs(self.mean) > RESOLVED * self.error
+
+
+def losses(a: Sequence[float] | None, b: Sequence[float] | None) -> PairedDifference | None:
+    """Return how much worse ``a`` is than ``b`` on the same sequences; None where fewer than two
+    of both are kept, or not as many of one as of the other.
+    """
+    if a is None or b is None or len(a) != len(b) or len(a) < 2:
+        return None
+    return paired_error(a, b)
 
 
 def answers(a: Metrics, b: Metrics) -> AnswerDifference | None:

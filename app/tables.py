@@ -18,6 +18,7 @@ from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.record import STEPS, ModelCard, RunRecord, Trial
 from qpruner_core.inspection import Fit, gpu_fits
 from qpruner_core.jobs import Job, WorkerInfo
+from qpruner_core.search.noise import PairedDifference
 
 NOTHING = "-"
 ENDED_WORDS = {"failed": "failed", "stopped": "stopped early, dominated"}
@@ -154,24 +155,40 @@ def ended_early(trials: Iterable[Trial], run: str) -> pd.DataFrame:
     )
 
 
-def answer_differences(compared: Mapping[str, Metrics]) -> pd.DataFrame:
-    """Return one row per two plans that answered the same items: who is right more often, and
-    whether the items tell them apart.
+def answer_differences(
+    compared: Mapping[str, Metrics], losses: Mapping[str, Sequence[float]] | None = None
+) -> pd.DataFrame:
+    """Return one row per two plans that read the same text or answered the same items: how they
+    differ with the standard errors of paired differences, and what tells them apart.
+
+    Args:
+        compared: Letter -> what was measured.
+        losses: Letter -> loss of every evaluation sequence, where they were kept.
     """
-    rows = []
-    for (one, a), (other, b) in combinations(compared.items(), 2):
-        found = pairs.answers(b, a)
-        if found is not None:
-            rows.append(
-                {
-                    "Plans": f"{other} - {one}",
-                    "Loss, nats": f"{b.loss - a.loss:+.4f}",
-                    "Accuracy": f"{100 * found.mean:+.1f} ± {100 * found.error:.1f} points",
-                    "Items differ": f"{found.n_changed} of {found.n_items}",
-                    "Told apart": "yes" if found.is_resolved else "no",
-                }
-            )
-    return pd.DataFrame(rows)
+    known = losses or {}
+    rows = [
+        _difference(f"{other} - {one}", (a, b), pairs.losses(known.get(other), known.get(one)))
+        for (one, a), (other, b) in combinations(compared.items(), 2)
+    ]
+    return pd.DataFrame([row for row in rows if row])
+
+
+def _difference(
+    plans: str, measured: tuple[Metrics, Metrics], by_loss: PairedDifference | None
+) -> dict[str, str]:
+    """Return the row of two plans, the second minus the first; empty where nothing pairs them."""
+    a, b = measured
+    found = pairs.answers(b, a)
+    if found is None and by_loss is None:
+        return {}
+    error = f" ± {by_loss.error:.4f}" if by_loss is not None else ""
+    by = ["loss"] if by_loss is not None and by_loss.is_resolved else []
+    by += ["accuracy"] if found is not None and found.is_resolved else []
+    row = {"Plans": plans, "Loss, nats": f"{b.loss - a.loss:+.4f}{error}"}
+    if found is not None:
+        row["Accuracy"] = f"{100 * found.mean:+.1f} ± {100 * found.error:.1f} points"
+        row["Items differ"] = f"{found.n_changed} of {found.n_items}"
+    return {**row, "Told apart": f"by {' and '.join(by)}" if by else "no"}
 
 
 def compare(columns: Mapping[str, Metrics]) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from app import (
     charts_plan,
     front_traces,
     plans,
+    sequences,
     state,
     tables,
     tables_plan,
@@ -135,19 +136,19 @@ def numbers(compared: Mapping[str, Point]) -> None:
         widgets.origin_badge(wording.MEASURED)
         st.dataframe(tables.compare(metrics), height="content")
     with right:
-        found = tables.answer_differences(metrics)
+        found = tables.answer_differences(metrics, sequences.of_points(compared))
         if len(found):
-            st.markdown("**Two by two, on the same items** (paired)", help=tip("paired"))
+            st.markdown("**Two by two, on the same text** (paired)", help=tip("paired"))
             st.dataframe(found, hide_index=True, height="content")
             if (found["Told apart"] == "no").any():
                 st.caption(
                     "Plans that are not told apart differ by less than twice the standard error "
-                    "of their difference: take the cheaper one, or evaluate on more items."
+                    "of their difference: take the cheaper one, or evaluate on more text or items."
                 )
         elif len(metrics) > 1:
             st.caption(
-                "How sure the differences in accuracy are shows where the answers item by item "
-                "were kept; these plans were measured without them."
+                "How sure the differences are shows where losses and answers item by item were "
+                "kept; these plans were measured without them."
             )
 
 

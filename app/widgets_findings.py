@@ -9,12 +9,11 @@ from typing import TypeVar, cast
 
 import streamlit as st
 
-from app import charts_front, charts_hypervolume, plans, points, services, state, wording
+from app import charts_front, charts_hypervolume, points, sequences, services, state, wording
 from app.charts_hypervolume import Corner
 from app.clouds import Cloud, Floats
 from app.glossary import tip
-from qpruner_core.domain.record import RunRecord, Trial
-from qpruner_core.search.joint_words import JointPoint, joint_points, joint_sentence
+from qpruner_core.domain.record import RunRecord
 
 T = TypeVar("T")
 
@@ -48,9 +47,7 @@ def joint_line(records: Sequence[RunRecord], clouds: Mapping[str, Cloud], object
     said = _held(
         f"joint/{records[0].run_id}",
         (objective, *((r.run_id, r.study_name, len(clouds[r.run_id])) for r in alike)),
-        lambda: joint_sentence(
-            [p for r in alike for p in _joint_points(r, clouds[r.run_id], objective)], objective
-        ),
+        lambda: sequences.joint_words(alike, clouds, objective),
     )
     if said:
         st.markdown(f":material/balance: {said}", help=tip("joint_sentence"))
@@ -90,20 +87,6 @@ def hypervolume(
         f"{corner.dearest}, the dearest baseline) and {objective} {words} (as {corner.cheapest}, "
         f"the cheapest one); trial 0 is what the baselines alone reach."
     )
-
-
-def _joint_points(record: RunRecord, found: Cloud, objective: str) -> tuple[JointPoint, ...]:
-    """Return the plans of a run that may be best under some budget: all of a joint search, else
-    those on its front.
-    """
-    card, space = record.load, plans.space_of(record)
-    if card is None or space is None:
-        return ()
-    trials: Sequence[Trial] = services.trials(record)
-    if space.joint == "none":
-        numbers = {found[index].number for index in found.front(objective)}
-        trials = [trial for trial in trials if trial.number in numbers]
-    return joint_points(trials, card.layout, space.layout_of, objective)
 
 
 def _areas(found: Cloud, weighed: tuple[str, str], corner: Corner) -> Floats:

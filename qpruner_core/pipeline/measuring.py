@@ -25,7 +25,8 @@ from qpruner_core.domain.spec import SearchSpec
 from qpruner_core.errors import NonFiniteLossError
 from qpruner_core.evaluation import Asked, Suite
 from qpruner_core.pipeline.halving import Rival, Verdict, dominated, rung_ends
-from qpruner_core.pipeline.remembering import Kept, Remembered
+from qpruner_core.pipeline.remembering import Remembered
+from qpruner_core.store.measured import Kept
 
 OUT_OF_MEMORY = (
     "The device ran out of memory while measuring this plan. Evaluate with shorter sequences or "

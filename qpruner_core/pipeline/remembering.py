@@ -7,32 +7,9 @@ file with different content, and a copy of the run takes what was measured along
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
-from typing import ClassVar
-
-from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.plan import PrecisionPlan
-from qpruner_core.domain.record import MEASURED
+from qpruner_core.store.measured import Kept, value_name
 from qpruner_core.store.records import RunStore
-
-STRICT = {"extra": "forbid"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
-    """What was measured of one plan."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
-
-    key: str
-    """`PrecisionPlan.key` of the plan."""
-    study: str
-    """Name of the study it was measured for."""
-    metrics: Metrics | None
-    """None where the plan was stopped on a part of the text."""
-    sequence_losses: tuple[float, ...]
-    """Loss of every sequence that was read; nats per token."""
 
 
 class Remembered:
@@ -65,5 +42,4 @@ class Remembered:
             self._whole[plan.key] = kept
 
     def _name(self, plan: PrecisionPlan) -> str:
-        digest = hashlib.sha256(plan.key.encode()).hexdigest()[:16]
-        return f"{MEASURED}{self._key}-{digest}"
+        return value_name(self._key, plan)

@@ -88,6 +88,15 @@ def joint_points(
     return tuple(found)
 
 
+def compared(points: Sequence[JointPoint]) -> frozenset[JointPoint]:
+    """Return the points whose difference `joint_sentence` tells, so that the losses sequence by
+    sequence are read of these alone.
+    """
+    least, more = _kinds(points)
+    pairs = _pairs(least, more) if least and more else []
+    return frozenset(point for pair in pairs for point in (pair.least, pair.more))
+
+
 def joint_sentence(points: Sequence[JointPoint], objective: str = "loss") -> str:
     """Return one sentence on pruning against precision; empty where nothing was measured.
 
@@ -101,10 +110,9 @@ def joint_sentence(points: Sequence[JointPoint], objective: str = "loss") -> str
     """
     if not points:
         return ""
-    lowest = min(point.removed for point in points)
-    least = [point for point in points if point.removed <= lowest + ALIKE]
-    more = [point for point in points if point.removed > lowest + ALIKE]
+    least, more = _kinds(points)
     if not more:
+        lowest = min(point.removed for point in points)
         return (
             f"Only plans {_ratio_words(lowest)} were measured, so the data do not say whether "
             f"pruning or precision saves a byte better."
@@ -116,6 +124,13 @@ def joint_sentence(points: Sequence[JointPoint], objective: str = "loss") -> str
     clauses += _below(least, more)
     text = "; ".join(clauses)
     return f"{text[0].upper()}{text[1:]}."
+
+
+def _kinds(points: Sequence[JointPoint]) -> tuple[list[JointPoint], list[JointPoint]]:
+    """Return the points that are pruned least, and all others."""
+    lowest = min((point.removed for point in points), default=0.0)
+    least = [point for point in points if point.removed <= lowest + ALIKE]
+    return least, [point for point in points if point.removed > lowest + ALIKE]
 
 
 def _pairs(least: Sequence[JointPoint], more: Sequence[JointPoint]) -> list[_Pair]:

@@ -243,6 +243,11 @@ class RunStore:
         except FileNotFoundError:
             return None
 
+    def value_names(self, run_id: str, pattern: str) -> tuple[str, ...]:
+        """Return the names of kept values that match, with ``*`` for anything."""
+        found = (self._existing(run_id) / "values").glob(f"{pattern}.json")
+        return tuple(sorted(path.stem for path in found))
+
     def write_arrays(self, run_id: str, stem: str, arrays: Mapping[str, np.ndarray]) -> str:
         """Write arrays and return the artifact's name, ``<stem>-<SHA-256>.npz``.
 

@@ -19,6 +19,7 @@ from qpruner_core.models.device import pick_device
 from qpruner_core.pipeline import Line
 from qpruner_core.pipeline.measuring import OUT_OF_MEMORY, Measuring, is_out_of_memory
 from qpruner_core.search.costs import cost_of
+from qpruner_core.store.measured import sequence_losses
 
 UPTO_SEARCH = STEPS[: STEPS.index("evaluate")]
 """The full evaluation in between is not needed."""
@@ -310,6 +311,10 @@ def test_what_is_measured_lies_in_the_run_and_goes_with_it(ready, go, deep_spec,
     found = go(ready, deep_spec, "search").search
     run_id = ready.record().run_id
     files = list((store.folder(run_id) / "values").glob(f"{MEASURED}*"))
-    assert len(files) == len({t.plan.key for t in (*found.trials, *found.baselines)})
+    measured = (*found.trials, *found.baselines)
+    assert len(files) == len({t.plan.key for t in measured})
+    for trial in measured:
+        losses = sequence_losses(store, run_id, trial.plan, trial.metrics)
+        assert sum(losses) / len(losses) == pytest.approx(trial.metrics.loss, rel=1e-5)
     store.delete(run_id)
     assert not files[0].exists()

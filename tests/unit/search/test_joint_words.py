@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.record import Trial
-from qpruner_core.search.joint_words import JointPoint, joint_points, joint_sentence
+from qpruner_core.search.joint_words import JointPoint, compared, joint_points, joint_sentence
 
 MEBI = 2**20
 
@@ -125,6 +125,26 @@ def test_it_is_one_sentence_whatever_was_measured_and_in_whatever_order(points, 
     shuffled = list(points)
     random.shuffle(shuffled)
     assert joint_sentence(shuffled) == words
+
+
+@given(
+    st.lists(
+        st.builds(
+            point,
+            st.floats(1, 9),
+            st.floats(0.5, 5),
+            st.sampled_from((0.0, 0.1, 0.25, 0.5)),
+            st.floats(2, 16),
+        ),
+        max_size=12,
+    )
+)
+def test_losses_of_the_compared_plans_alone_change_what_is_said(points):
+    wanted = compared(points)
+    assert len(wanted) <= 6
+    losses = [replace(p, sequence_losses=(p.badness, p.badness + 1.0)) for p in points]
+    few = [full if p in wanted else p for p, full in zip(points, losses, strict=True)]
+    assert joint_sentence(few) == joint_sentence(losses)
 
 
 def test_points_are_the_complete_trials_of_a_run(tiny_layout):
