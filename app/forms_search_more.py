@@ -66,6 +66,16 @@ def fields(spec: SearchSpec, key: str, own_ratio: float) -> dict[str, Any]:
     made["rungs"] = int(
         right.number_input("Rungs", 1, 6, spec.rungs, help=tip("rungs"), key=f"{key}/rungs")
     )
+    made["signal_tokens"] = int(
+        st.number_input(
+            "Tokens for sensitivities, 0 for as many as needed",
+            0,
+            10_000_000,
+            spec.signal_tokens,
+            help=tip("signal_tokens"),
+            key=f"{key}/signal_tokens",
+        )
+    )
     return made | _joint(spec, key, own_ratio)
 
 

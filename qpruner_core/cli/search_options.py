@@ -99,3 +99,9 @@ def _ends(parser: ArgumentParser) -> None:
         "after, and stop those that a paired comparison calls dominated; 1 measures all of it; "
         f"default {default.rungs}",
     )
+    parser.add_argument(
+        "--signal-tokens",
+        type=int,
+        help="calibration tokens that sensitivities are measured on; 0 for as many as the signal "
+        f"needs; default {default.signal_tokens}",
+    )

@@ -53,6 +53,7 @@ _FIELDS: dict[str, dict[str, str]] = {
         "n_trials": "trials",
         "patience": "patience",
         "rungs": "rungs",
+        "signal_tokens": "signal_tokens",
         "joint": "joint",
         "ratios": "joint_ratios",
         "seed": "seed",

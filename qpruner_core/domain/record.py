@@ -222,7 +222,7 @@ class QuantizationOutcome:
     precisions: tuple[str, ...]
     sensitivities: tuple[SensitivityCell, ...]
     loss_16_bit: float
-    """Loss of the pruned 16-bit model on the sensitivity batches; nats per token."""
+    """Loss of the pruned 16-bit model on the tokens of the sensitivities; nats per token."""
     mutual_information: tuple[float, ...]
     """The layer signal named by `information` for the pruned model, by default I(X_l; Y); nats
     where it is an information, >= 0.
@@ -407,7 +407,16 @@ class RunRecord:
         """
         usual = asdict(SearchSpec())
         asked = asdict(replace(search, n_trials=1, memory_budget="", patience=0))
-        later = ("cost", "signal", "information", "patience", "rungs", "joint", "ratios")
+        later = (
+            "cost",
+            "signal",
+            "signal_tokens",
+            "information",
+            "patience",
+            "rungs",
+            "joint",
+            "ratios",
+        )
         return {k: v for k, v in asked.items() if k not in later or v != usual[k]}
 
     def _cut(self) -> object:

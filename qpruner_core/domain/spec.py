@@ -248,6 +248,10 @@ class SearchSpec:
     """Options of the strategy."""
     n_trials: int = 24
     """Plans to measure besides the baselines; >= 1."""
+    signal_tokens: int = 0
+    """Calibration tokens that sensitivities are measured on; 0 for as many as the signal needs:
+    2,048 for the divergence, whose ranking of layers hardly changes beyond, and all for the loss.
+    """
     patience: int = 0
     """Stop when that many trials in a row have not moved the measured front; 0 for never."""
     rungs: int = 1
@@ -287,6 +291,11 @@ class SearchSpec:
                 f"The search {name} is {getattr(self, name)!r}",
                 f"Choose one of {', '.join(known)}.",
             )
+        _require(
+            self.signal_tokens >= 0,
+            f"The number of tokens for sensitivities is {self.signal_tokens}",
+            "Give a positive number, or 0 for as many as the signal needs.",
+        )
         _require(self.patience >= 0, f"The patience is {self.patience}", "Give 0 or more trials.")
         _require(
             1 <= self.rungs <= 6,

@@ -21,6 +21,7 @@ _NOT_LAYER_BY_LAYER = (
     "--trials",
     "--patience",
     "--rungs",
+    "--signal-tokens",
     "--joint",
     "--joint-ratios",
     "--recovery-steps",
@@ -45,6 +46,7 @@ def _of_the_search(spec: SearchSpec) -> dict[str, tuple[object, object]]:
         "--trials": (spec.n_trials, None),
         "--patience": (spec.patience, usual.patience),
         "--rungs": (spec.rungs, usual.rungs),
+        "--signal-tokens": (spec.signal_tokens, usual.signal_tokens),
         "--joint": (spec.joint, usual.joint),
         "--joint-ratios": (",".join(map(str, spec.ratios)), ""),
     }

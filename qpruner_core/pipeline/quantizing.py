@@ -11,7 +11,7 @@ from qpruner_core.catalog import CRITERIA
 from qpruner_core.domain.joint import Level
 from qpruner_core.domain.progress import OnProgress, Progress
 from qpruner_core.domain.record import QuantizationOutcome, RunRecord, SensitivityCell
-from qpruner_core.domain.spec import PruningSpec
+from qpruner_core.domain.spec import PruningSpec, SearchSpec
 from qpruner_core.importance import measured_signal
 from qpruner_core.pipeline.cutting import Cut
 from qpruner_core.pipeline.joint import decide_levels, search_space
@@ -20,6 +20,9 @@ from qpruner_core.quantization.bank import Bank
 from qpruner_core.quantization.level_bank import LevelBank
 from qpruner_core.quantization.level_sensitivity import measure_levels
 from qpruner_core.quantization.sensitivity import measure
+
+SIGNAL_TOKENS = 2048
+"""Calibration tokens that divergences are measured on unless a search says otherwise."""
 
 
 def measure_signals(
@@ -48,6 +51,7 @@ def measure_signals(
     bank = materials.search_bank(spec.precisions, levels)
     units = search_space(layout, spec, [level.layout for level in levels[1:]]).units
     # The bank of several levels has the face of that of one, and shows level 0 here.
+    ids = ids[: n_signal_sequences(spec, *ids.shape)]
     measured = measure(cast("Bank", bank), units, ids, on_progress)
     further: tuple[SensitivityCell, ...] = ()
     if isinstance(bank, LevelBank):
@@ -64,6 +68,18 @@ def measure_signals(
         information_stability=information.stability,
         information=spec.information,
     )
+
+
+def n_signal_sequences(spec: SearchSpec, n_sequences: int, length: int) -> int:
+    """Return how many calibration sequences sensitivities are measured on; >= 1.
+
+    A divergence has little noise: on the demo, 1,024 tokens rank the layers as 8,192 do (rank
+    correlation 0.97; 1.00 with 2,048). A loss has much, so it gets everything unless the search
+    says otherwise.
+    """
+    by_loss = spec.signal == "loss" or spec.joint != "none"
+    tokens = spec.signal_tokens or (n_sequences * length if by_loss else SIGNAL_TOKENS)
+    return min(n_sequences, max(1, tokens // length))
 
 
 def _levels(

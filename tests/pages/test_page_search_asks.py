@@ -178,6 +178,7 @@ CHANGES = {
     "information": ("selectbox", "QPruner-2 goes by", "block_influence"),
     "patience": ("number_input", "Patience", 6),
     "rungs": ("number_input", "Rungs", 3),
+    "signal_tokens": ("number_input", "Tokens for sensitivities, 0 for as many as needed", 512),
     "tie": ("selectbox", "Share one precision", "fused"),
     "joint": ("selectbox", "Pruning ratio", "global"),
     "seed": ("number_input", "Seed", 5),

@@ -28,7 +28,7 @@ from qpruner_core.pipeline.asked import compress_command, options_of
 EVERYTHING = (
     "--memory-budget 0.6 --precisions int8,bf16 --tie layer --objective loss "
     "--cost training_memory --signal loss --information mutual_information_gaussian "
-    "--strategy random --trials 7 --patience 3 --rungs 2 --joint per-layer "
+    "--strategy random --trials 7 --patience 3 --rungs 2 --signal-tokens 640 --joint per-layer "
     "--joint-ratios 0.3,0.4"
 )
 ASKED = SearchSpec(
@@ -41,6 +41,7 @@ ASKED = SearchSpec(
     n_trials=7,
     patience=3,
     rungs=2,
+    signal_tokens=640,
     joint="per-layer",
     ratios=(0.3, 0.4),
 )
