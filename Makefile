@@ -8,6 +8,8 @@ SHELL := /bin/bash
 .PHONY: help run test check e2e format
 
 PORT ?= 8501
+WORKERS ?= 1
+DEVICE ?= auto
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
@@ -16,8 +18,8 @@ PATHS := app assets benchmarks docs pages qpruner_core tests
 help:  ## say what there is
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-run: $(VENV)/.stamp-run  ## start one worker and the app on 127.0.0.1:$(PORT)
-	@exec $(BIN)/python -m app.launch --port $(PORT)
+run: $(VENV)/.stamp-run  ## start the app on 127.0.0.1:$(PORT) and WORKERS=1 on DEVICE=auto
+	@exec $(BIN)/python -m app.launch --port $(PORT) --workers $(WORKERS) --device $(DEVICE)
 
 test: check $(VENV)/.stamp-chromium  ## checks, then every test
 	$(BIN)/python -m pytest

@@ -1,4 +1,4 @@
-"""What `make run` starts: one worker and the app, watched until Ctrl-C; then nothing is left.
+"""What `make run` starts: workers and the app, watched until Ctrl-C; then nothing is left.
 
 Each child leads a process group of its own, so that what it started goes with it, and Ctrl-C
 reaches the children only through this process, in order.
@@ -20,6 +20,7 @@ from pathlib import Path
 from threading import Event as Flag
 from time import monotonic
 
+from app import crew
 from qpruner_core.errors import BadInputError, NotReadyError, QPrunerError
 from qpruner_core.store.home import home
 
@@ -167,16 +168,16 @@ def launch(
     port: int,
     environment: Mapping[str, str],
     stop: Flag,
-    commands: tuple[Sequence[str], Sequence[str]] = (SERVER_COMMAND, WORKER_COMMAND),
+    commands: Sequence[Sequence[str]] = (SERVER_COMMAND, WORKER_COMMAND),
     patience: Patience = Patience(),
 ) -> None:
-    """Run app and worker until told to stop.
+    """Run app and workers until told to stop.
 
     Args:
         port: Where the app listens on the loopback.
-        environment: Variables for both, besides those of this process.
-        stop: Set by whoever wants both to end.
-        commands: How to start the app and the worker.
+        environment: Variables for all of them, besides those of this process.
+        stop: Set by whoever wants all of them to end.
+        commands: How to start the app, then every worker.
         patience: How long to wait for what.
 
     Raises:
@@ -185,33 +186,36 @@ def launch(
     """
     check_port(port)
     server = Child(commands[0], {**environment, **_address(port)})
-    keeper = WorkerKeeper(commands[1], environment, patience)
+    keepers = [WorkerKeeper(command, environment, patience) for command in commands[1:]]
     try:
-        _wait_for_answer(server, keeper, port, stop, patience)
+        _wait_for_answer(server, keepers, port, stop, patience)
         while not stop.wait(patience.look):
-            keeper.look()
+            _look(keepers)
             if server.exit_code is not None:
                 raise NotReadyError(
                     f"The app ended by itself with exit code {server.exit_code}; its messages "
                     f"stand above. Start it again, and report it if that does not help."
                 )
     finally:
-        keeper.stop()
+        for keeper in keepers:
+            keeper.stop()
         server.stop(patience.ending)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run app and worker until Ctrl-C; return 0, or 2 when the person can fix what is wrong."""
+    """Run app and workers until Ctrl-C; return 0, or 2 when the person can fix what is wrong."""
     arguments = _parser().parse_args(argv)
     stop = Flag()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
     environment = {"QPRUNER_HOME": arguments.home or str(home())}
+    environment |= crew.threads(arguments.workers)
     if arguments.database:
         environment["QPRUNER_DATABASE"] = arguments.database
-    worker = (*WORKER_COMMAND, "--device", arguments.device)
     try:
-        launch(arguments.port, environment, stop, (SERVER_COMMAND, worker))
+        named = crew.devices(arguments.device, arguments.workers)
+        workers = [(*WORKER_COMMAND, "--device", device) for device in named]
+        launch(arguments.port, environment, stop, (SERVER_COMMAND, *workers))
     except QPrunerError as error:
         sys.stderr.write(f"{error}\n")
         return 2
@@ -219,8 +223,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _look(keepers: Sequence[WorkerKeeper]) -> None:
+    for keeper in keepers:
+        keeper.look()
+
+
 def _wait_for_answer(
-    server: Child, keeper: WorkerKeeper, port: int, stop: Flag, patience: Patience
+    server: Child, keepers: Sequence[WorkerKeeper], port: int, stop: Flag, patience: Patience
 ) -> None:
     """Print the address once the app answers there."""
     limit = monotonic() + patience.answer
@@ -233,7 +242,7 @@ def _wait_for_answer(
                 f"The app does not answer on port {port} after {patience.answer:.0f} s. Look at "
                 f"its messages above, and start it again."
             )
-        keeper.look()
+        _look(keepers)
         stop.wait(patience.look)
 
 
@@ -248,14 +257,25 @@ def _address(port: int) -> dict[str, str]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m app.launch", description="Start one worker and the app on this machine."
+        prog="python -m app.launch", description="Start workers and the app on this machine."
     )
     parser.add_argument("--port", type=int, default=8501, help=f"port on {HOST}; 8501 by default")
     parser.add_argument("--home", help="home folder; QPRUNER_HOME or ~/.qpruner by default")
     parser.add_argument(
         "--database", help="URL of the job database; QPRUNER_DATABASE or SQLite in the home"
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda:<number>")
+    parser.add_argument(
+        "--device",
+        default="auto",
+        help="auto, cpu or cuda:<number>; one worker for each of several, as in cuda:0,cuda:1",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        help="workers side by side on this machine's cores, each with its part of them; 1 by "
+        "default",
+    )
     return parser
 
 

@@ -14,7 +14,7 @@ from time import monotonic
 import psutil
 import pytest
 
-from app import launch
+from app import crew, launch
 from qpruner_core.errors import BadInputError, NotReadyError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -130,6 +130,43 @@ def test_a_worker_that_was_killed_is_started_again(tmp_path, words):
     started.stop.set()
     assert started.ended() is None
     assert not any(map(is_alive, numbers(started.worker_ids)))
+
+
+def test_several_workers_are_started_watched_and_stopped(tmp_path, words):
+    files = [tmp_path / f"worker-{number}.txt" for number in (0, 1)]
+    stop, port = Flag(), free_port()
+    commands = (
+        python(SERVER, tmp_path / "server.txt"),
+        *(python(STUBBORN, file) for file in files),
+    )
+    thread = Thread(target=launch.launch, args=(port, {}, stop, commands, PATIENCE), daemon=True)
+    thread.start()
+    first = until(lambda: numbers(files[0]) and numbers(files[1]), "both workers")[0]
+    os.kill(first, signal.SIGKILL)
+    until(lambda: len(numbers(files[1])) == 2, "the next of the second")
+    assert len(numbers(files[0])) == 1
+    stop.set()
+    thread.join(20.0)
+    assert not any(is_alive(number) for file in files for number in numbers(file))
+
+
+def test_workers_on_the_cores_have_seats_and_share_the_threads(monkeypatch):
+    assert crew.devices("auto", 1) == ("auto",)
+    assert crew.devices("auto", 3) == ("cpu", "cpu:1", "cpu:2")
+    assert crew.devices("cuda:0, cuda:1", 1) == ("cuda:0", "cuda:1")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    assert crew.threads(3) == {"OMP_NUM_THREADS": "2"}
+    assert crew.threads(16) == {"OMP_NUM_THREADS": "1"}
+    assert crew.threads(1) == {}
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert crew.threads(3) == {}
+
+
+@pytest.mark.parametrize(("device", "n_workers"), [("cuda:0", 2), ("auto", 0)])
+def test_workers_that_cannot_be_are_refused_before_anything_starts(device, n_workers):
+    with pytest.raises(BadInputError, match=r"\. (Give|Name)"):
+        crew.devices(device, n_workers)
 
 
 def test_a_worker_that_keeps_dying_is_given_up_with_a_sentence_and_the_app_goes_on(
