@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, ArgumentTypeError
 
 from qpruner_core.catalog import CRITERIA, STRATEGIES
+from qpruner_core.cli.specs import strategy_option
 from qpruner_core.domain import signals
 from qpruner_core.domain.record import RunRecord
 from qpruner_core.domain.spec import COSTS, JOINTS, OBJECTIVES, SIGNALS, RunSpec, SearchSpec
@@ -56,6 +57,13 @@ def _ways(parser: ArgumentParser) -> None:
     layers = [entry.name for entry in CRITERIA if entry.facts["scores"] == "layers"]
     parser.add_argument(
         "--strategy", choices=STRATEGIES.names(), help=f"default {default.strategy}"
+    )
+    parser.add_argument(
+        "--strategy-option",
+        action="append",
+        type=strategy_option,
+        metavar="OPTION=VALUE",
+        help="an option of the strategy, such as draws=5; may be repeated",
     )
     parser.add_argument(
         "--signal",

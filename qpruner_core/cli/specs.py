@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from qpruner_core.catalog import CRITERIA
-from qpruner_core.domain.spec import ModelSpec, RunSpec
+from qpruner_core.catalog import CRITERIA, STRATEGIES
+from qpruner_core.domain.spec import ModelSpec, RunSpec, SearchSpec
 from qpruner_core.registry import OptionValue
 
 S = TypeVar("S")
@@ -97,6 +97,16 @@ def criterion_option(text: str) -> tuple[str, str, OptionValue]:
     return criterion, name, _typed(value, defaults.get(name, ""))
 
 
+def strategy_option(text: str) -> tuple[str, str]:
+    """Read an option of a search strategy such as ``draws=5``."""
+    name, equals, value = text.partition("=")
+    if not (equals and name.strip()):
+        raise ArgumentTypeError(
+            f"{text!r} is no option of a strategy; give its name and a value, such as draws=5"
+        )
+    return name.strip(), value
+
+
 def _typed(text: str, default: OptionValue) -> OptionValue:
     """Return a text as the type that an option takes; as it is where it is none, which the
     catalogue then refuses with a sentence.
@@ -155,8 +165,9 @@ def overlay(spec: RunSpec, arguments: Namespace) -> RunSpec:
 
 def _with_tables(spec: RunSpec, arguments: Namespace) -> RunSpec:
     """Return the spec with ratios by hand, which replace those it had, and with options of
-    criteria, which join them.
+    criteria and of the strategy, which join them.
     """
+    spec = replace(spec, search=_with_strategy_options(spec.search, arguments))
     by_hand = getattr(arguments, "layer_ratio", None)
     if by_hand is not None:
         ratios = dict(pair for pair in by_hand if pair is not None)
@@ -166,6 +177,20 @@ def _with_tables(spec: RunSpec, arguments: Namespace) -> RunSpec:
     for criterion, name, value in given:
         options.setdefault(criterion, {})[name] = value
     return replace(spec, importance=replace(spec.importance, options=options)) if given else spec
+
+
+def _with_strategy_options(search: SearchSpec, arguments: Namespace) -> SearchSpec:
+    """Return the search with the given options of its strategy; another strategy than the run's
+    keeps those of the old one that it knows too.
+    """
+    given = dict(getattr(arguments, "strategy_option", None) or ())
+    is_chosen = getattr(arguments, "strategy", None) is not None
+    if not given and not is_chosen:
+        return search
+    defaults = {o.name: o.default for o in STRATEGIES.entry(search.strategy).options}
+    kept = {k: v for k, v in search.options.items() if k in defaults or not is_chosen}
+    typed = {name: _typed(text, defaults.get(name, "")) for name, text in given.items()}
+    return replace(search, options={**kept, **typed})
 
 
 def _overlay_part(part: Any, name: str, arguments: Namespace) -> Any:

@@ -18,6 +18,7 @@ _NOT_LAYER_BY_LAYER = (
     "--signal",
     "--information",
     "--strategy",
+    "--strategy-option",
     "--trials",
     "--patience",
     "--rungs",
@@ -104,6 +105,7 @@ def options_of(spec: RunSpec) -> list[str]:
         for criterion, options in spec.importance.options.items()
         for name, value in options.items()
     ]
+    words += [f"--strategy-option={name}={value}" for name, value in spec.search.options.items()]
     return [*words, "--trust-remote-code"] if spec.model.trust_remote_code else words
 
 

@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 
 import pytest
 
+from qpruner_core.catalog import check_spec
 from qpruner_core.cli.parser import build_parser
 from qpruner_core.cli.report_search import search_document, search_lines, trial_document
 from qpruner_core.cli.search_options import answers
@@ -28,7 +29,8 @@ from qpruner_core.pipeline.asked import compress_command, options_of
 EVERYTHING = (
     "--memory-budget 0.6 --precisions int8,bf16 --tie layer --objective loss "
     "--cost training_memory --signal loss --information mutual_information_gaussian "
-    "--strategy random --trials 7 --patience 3 --rungs 2 --signal-tokens 640 --joint per-layer "
+    "--strategy nsga2 --strategy-option population_size=6 --trials 7 --patience 3 --rungs 2 "
+    "--signal-tokens 640 --joint per-layer "
     "--joint-ratios 0.3,0.4"
 )
 ASKED = SearchSpec(
@@ -37,7 +39,8 @@ ASKED = SearchSpec(
     cost="training_memory",
     signal="loss",
     information="mutual_information_gaussian",
-    strategy="random",
+    strategy="nsga2",
+    options={"population_size": 6},
     n_trials=7,
     patience=3,
     rungs=2,
@@ -61,7 +64,7 @@ def test_run_and_search_take_every_option():
 def test_every_field_of_the_spec_was_asked_for():
     usual = SearchSpec()
     same = {f.name for f in fields(SearchSpec) if getattr(ASKED, f.name) == getattr(usual, f.name)}
-    assert same == {"tie", "objective", "options", "seed"}
+    assert same == {"tie", "objective", "seed"}
 
 
 def test_a_search_comes_back_from_the_options_that_ask_for_it():
@@ -85,12 +88,33 @@ def test_ratios_of_a_joint_search_can_be_taken_back():
         overlay(known, parsed("search some-run --joint none"))
 
 
-def test_what_cannot_be_read_gets_one_sentence(capsys):
+def test_options_join_those_of_the_run_and_leave_with_their_strategy():
+    known = replace(RunSpec(model=ModelSpec(source="demo")), search=SearchSpec(strategy="refit"))
+    known = overlay(known, parsed("search some-run --strategy-option draws=5"))
+    assert known.search.options == {"draws": 5}
+    more = overlay(known, parsed("search some-run --strategy-option rounds=1")).search
+    assert more.options == {"draws": 5, "rounds": 1}
+    other = overlay(known, parsed("search some-run --strategy gp --strategy-option n_startup=4"))
+    assert other.search.options == {"n_startup": 4}
+    check_spec(other)
+    unknown = overlay(known, parsed("search some-run --strategy-option drawers=5"))
+    with pytest.raises(BadInputError, match="no option 'drawers'"):
+        check_spec(unknown)
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("--joint-ratios a,b", "no list of pruning ratios"),
+        ("--strategy-option draws", "no option of a strategy"),
+    ],
+)
+def test_what_cannot_be_read_gets_one_sentence(words, found, capsys):
     with pytest.raises(SystemExit) as refused:
-        parsed("search some-run --joint-ratios a,b")
+        parsed(f"search some-run {words}")
     assert refused.value.code == 2
     said = capsys.readouterr().err
-    assert "no list of pruning ratios" in said
+    assert found in said
     assert said.count("\n") == 1
 
 
