@@ -12,7 +12,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from app import charts_base, front_traces, labels, palette, points
+from app import charts_base, front_traces, labels, palette, points, thinning
 from app.clouds import Cloud
 from app.front_traces import Frame, drawn
 from app.points import Point
@@ -21,6 +21,8 @@ from qpruner_core.search.knapsack import Front
 
 HEIGHT, LEGEND_LINE, N_ON_A_LINE = 500, 22, 3
 """Pixels of the picture, and of every line of names below it."""
+LEFT = 70
+"""Pixels for the numbers and the title at the left; a margin that fits itself draws all twice."""
 N_LINE_POINTS = 400
 N_ALONG, N_STEPS_IN_THE_WAY = 12, 100
 """Points along each step of the front, and steps, that names are kept away from."""
@@ -88,11 +90,17 @@ def n_outside(found: Sequence[Point], view: FrontView) -> int:
     return int(_frame(cloud, view).outside(cloud).sum())
 
 
+def n_drawn(made: go.Figure) -> int:
+    """Return how many points have a mark of their own in a picture of a front."""
+    return sum(len(trace.customdata) for trace in made.data if trace.customdata is not None)
+
+
 def front(found: Sequence[Point], view: FrontView) -> go.Figure:
     """Return the front of one or several runs; a click sends what `front_traces.key_of` reads."""
     made = charts_base.figure(HEIGHT)
     cloud = _with_cost(Cloud.of(found), view.cost)
     frame = _frame(cloud, view)
+    cloud = _thinned(cloud, view, frame)
     if view.predicted is not None and view.objective == "loss":
         made.add_trace(_predicted_line(view.predicted, view))
     for trace in front_traces.marks(cloud, frame):
@@ -110,7 +118,7 @@ def front(found: Sequence[Point], view: FrontView) -> go.Figure:
     made.update_layout(
         height=HEIGHT + LEGEND_LINE * n_lines,
         legend={"y": -0.16, "yanchor": "top", "yref": "paper"},
-        margin={"t": 40, "b": 8},
+        margin={"l": LEFT, "t": 40, "b": 8},
     )
     return made
 
@@ -127,6 +135,10 @@ def _frame(cloud: Cloud, view: FrontView) -> Frame:
 
 def _with_cost(cloud: Cloud, cost: str) -> Cloud:
     return cloud.where(~np.isnan(cloud.cost(cost)))
+
+
+def _thinned(cloud: Cloud, view: FrontView, frame: Frame) -> Cloud:
+    return thinning.drawn(cloud, frame, (view.chosen, *view.letters))
 
 
 def _ends(values: NDArray[np.float64]) -> list[float]:
@@ -257,7 +269,7 @@ def _axes(made: go.Figure, cloud: Cloud, view: FrontView, frame: Frame) -> None:
     if costs and view.cost != "latency":
         made.update_xaxes(**charts_base.byte_axis(costs, COST_TITLES[view.cost]))
     made.update_xaxes(title=COST_TITLES[view.cost])
-    made.update_yaxes(title=AXIS_TITLES[view.objective], automargin=True)
+    made.update_yaxes(title=AXIS_TITLES[view.objective])
     if len(cloud):
         made.update_yaxes(
             range=frame.range, uirevision=f"{view.objective}/{view.cost}/{view.zoom}"

@@ -68,7 +68,9 @@ def layer_map(
     ringed = [key for key, linears in cells.items() if any(li.name in marked for li in linears)]
     if ringed:
         made.add_trace(_rings(ringed, rows))
-    made.update_layout(barmode="overlay", bargap=0)
+    # Wide enough for the names of the rows: a margin that has to grow draws all twice.
+    left = 24 + 7 * max(map(len, rows), default=0)
+    made.update_layout(barmode="overlay", bargap=0, margin={"l": left})
     made.update_xaxes(
         title="Decoder layer",
         dtick=1 if layout.n_layers <= 24 else 4,

@@ -117,6 +117,12 @@ class Cloud(Sequence[Point]):
         """Runs of the points, each once, in the order in which they come."""
         return tuple(dict.fromkeys(point.run_id for point in self._points))
 
+    @cached_property
+    def runs(self) -> Floats:
+        """Position in `run_ids` of every point's run."""
+        at = {run_id: float(position) for position, run_id in enumerate(self.run_ids)}
+        return np.array([at[point.run_id] for point in self._points], dtype=np.float64)
+
     def cost(self, cost: str) -> Floats:
         """Return what the points cost, as in `SearchSpec.cost`; bytes, or seconds per token."""
         column = {"weight_bytes": _BYTES, "training_memory": _TRAINING, "latency": _SPEED}[cost]

@@ -16,6 +16,10 @@ from app import palette, points, wording
 from app.clouds import Cloud, Floats, Mask
 from app.points import Point
 
+N_SVG = 3_000
+"""Marks of a trace up to which the browser draws them one by one; without a graphics card that is
+quicker than the making of a WebGL context, which every redraw needs anew.
+"""
 N_RATIOS = 6
 """Pruning ratios that have a mark each; with more of them the words over a point say it."""
 _RATIO_MARKS = ("circle", "square", "cross", "triangle-right", "pentagon", "x")
@@ -135,7 +139,7 @@ def _trials(mine: Cloud, position: int, frame: Frame, *, several: bool) -> Itera
         )
 
 
-def _many(shown: Cloud, position: int, frame: Frame, look: tuple[str, str]) -> go.Scattergl:
+def _many(shown: Cloud, position: int, frame: Frame, look: tuple[str, str]) -> go.Scatter:
     """Return points whose words over them are put together by the browser, from numbers."""
     name, symbol = look
     power = floor(log2(max(float(shown.weight_bytes.max()), 1.0)) / 10)
@@ -152,7 +156,8 @@ def _many(shown: Cloud, position: int, frame: Frame, look: tuple[str, str]) -> g
             100.0 * np.nan_to_num(shown.pruned),
         )
     ).astype(np.float32)
-    return go.Scattergl(
+    made = go.Scatter if len(shown) <= N_SVG else go.Scattergl
+    return made(
         x=_light(frame.across(shown)),
         y=_light(frame.places(shown)),
         mode="markers",

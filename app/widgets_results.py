@@ -17,6 +17,7 @@ from app import (
     services,
     state,
     tables,
+    thinning,
     widgets,
     widgets_compare_plans,
     wording,
@@ -115,8 +116,9 @@ def front(
         letters={point.key: letter for letter, point in compared.items()},
         zoom=st.toggle("Zoom to the front", value=True, help=tip("zoom")),
     )
+    made = charts_front.front(shown, view)
     st.plotly_chart(
-        charts_front.front(shown, view),
+        made,
         key=FRONT,
         on_select=lambda: widgets_compare_plans.take_pick(shown, objective, cost),
         selection_mode=("points", "box", "lasso"),
@@ -126,6 +128,21 @@ def front(
         "up to four."
         + widgets_compare_plans.selected_words()
         + outside_words(charts_front.n_outside(shown, view))
+        + thinned_words(charts_front.n_drawn(made), len(shown))
+    )
+
+
+def thinned_words(n_drawn: int, n_points: int) -> str:
+    """Return the sentence on marks that stand for others too; empty where every point has one.
+
+    Points that a picture leaves out for another reason are few, and told of elsewhere.
+    """
+    if n_points <= thinning.N_ALL or n_drawn >= n_points:
+        return ""
+    return (
+        f" {n_drawn:,} of {n_points:,} are drawn: where marks would cover each other, the best "
+        f"plan stands for all; the front, baselines, named plans and the newest trials are always "
+        f"drawn."
     )
 
 

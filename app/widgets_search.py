@@ -152,11 +152,13 @@ def _front(now: RunRecord, trials: tuple[Trial, ...], spec: SearchSpec, budget: 
     view = _view(now, found, spec, budget)
     if not found and view.predicted is None:
         return
-    st.plotly_chart(charts_front.front(found, view), key="search/front")
+    made = charts_front.front(found, view)
+    st.plotly_chart(made, key="search/front")
     standing = tables_trials.standing(trials, spec.n_trials)
     st.caption(
         tables_trials.count_words(standing)
         + widgets_results.outside_words(charts_front.n_outside(found, view))
+        + widgets_results.thinned_words(charts_front.n_drawn(made), len(found))
     )
     for sentence in _notes(now, found, view):
         st.caption(sentence)
