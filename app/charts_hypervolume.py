@@ -94,10 +94,11 @@ def hypervolumes(curves: Mapping[str, Floats], whole: float, predicted: float = 
     """
     made = charts_base.figure(300)
     for position, (name, reached) in enumerate(curves.items()):
+        at = _corners(reached)
         made.add_trace(
             go.Scatter(
-                x=np.arange(len(reached), dtype=np.int32),
-                y=(reached / whole).astype(np.float32),
+                x=at.astype(np.int32),
+                y=(reached[at] / whole).astype(np.float32),
                 mode="lines",
                 line={"shape": "hv", "color": palette.run_colour(position), "width": 2.5},
                 name=name,
@@ -113,6 +114,12 @@ def hypervolumes(curves: Mapping[str, Floats], whole: float, predicted: float = 
     made.update_xaxes(title="Trials measured", rangemode="tozero")
     made.update_yaxes(title="Area reached", tickformat=".1%", automargin=True)
     return made
+
+
+def _corners(reached: Floats) -> NDArray[np.int64]:
+    """Return the trials at which a curve of steps turns, with both its ends."""
+    rises = np.flatnonzero(np.diff(reached)) + 1
+    return np.unique(np.concatenate(([0], rises, [len(reached) - 1])))
 
 
 class _Front:

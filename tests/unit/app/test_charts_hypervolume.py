@@ -70,3 +70,10 @@ def test_the_picture_shows_shares_and_the_predicted_line() -> None:
     figure = charts_hypervolume.hypervolumes({"Run": np.array([1.0, 2.0, 4.0])}, 4.0, 3.0)
     assert list(figure.data[0].y) == [0.25, 0.5, 1.0]
     assert figure.layout.shapes[0].y0 == 0.75
+
+
+def test_the_curve_is_drawn_at_its_steps_and_its_ends_alone() -> None:
+    reached = np.repeat([1.0, 2.0, 4.0], 50)
+    (curve,) = charts_hypervolume.hypervolumes({"Run": reached}, 4.0).data
+    assert list(curve.x) == [0, 50, 100, 149]
+    assert list(curve.y) == [0.25, 0.5, 1.0, 1.0]
