@@ -52,7 +52,7 @@ class RunStore:
     def __init__(self, home: Path, database: str | None = None) -> None:
         self._home = home.expanduser().absolute()
         self._database = database
-        self._known: dict[str, tuple[tuple[int, int, int], RunRecord]] = {}
+        self._known: dict[str, tuple[tuple[int, int, int], RunRecord | BadInputError]] = {}
 
     @property
     def home(self) -> Path:
@@ -87,16 +87,13 @@ class RunStore:
             found = path.stat()
             stamp = (found.st_ino, found.st_mtime_ns, found.st_size)
             known = self._known.get(run_id)
-            if known is not None and known[0] == stamp:
-                return known[1]
-            record = from_json(RunRecord, path.read_bytes())
+            # What cannot be read stays so until the file changes, and may be large too.
+            record = known[1] if known is not None and known[0] == stamp else _record(path, run_id)
         except FileNotFoundError as error:
             raise self._missing(run_id) from error
-        except BadInputError as error:
-            raise BadInputError(
-                f"The record of run {run_id} in {path} cannot be read. {error}"
-            ) from error
         self._known[run_id] = (stamp, record)
+        if isinstance(record, BadInputError):
+            raise BadInputError(*record.args)
         return record
 
     def write(self, record: RunRecord) -> None:
@@ -364,3 +361,11 @@ class RunStore:
                         bad[path.name] = str(error)
         good.sort(key=lambda record: (record.created_at, record.run_id), reverse=True)
         return good, bad
+
+
+def _record(path: Path, run_id: str) -> RunRecord | BadInputError:
+    """Return what a file holds, or what is wrong with it."""
+    try:
+        return from_json(RunRecord, path.read_bytes())
+    except BadInputError as error:
+        return BadInputError(f"The record of run {run_id} in {path} cannot be read. {error}")

@@ -19,6 +19,7 @@ from qpruner_core.domain.record import ExportOutcome, ImportanceOutcome, Recover
 from qpruner_core.domain.spec import ExportSpec, ImportanceSpec, ModelSpec, RecoverySpec, RunSpec
 from qpruner_core.errors import BadInputError, NotReadyError, StorageFullError
 from qpruner_core.models.architectures import llama
+from qpruner_core.store import records
 from qpruner_core.store.codec import from_json, to_json
 from qpruner_core.store.names import is_run_id
 from qpruner_core.store.records import RunStore
@@ -169,6 +170,26 @@ def test_a_broken_record_is_named_and_the_others_are_listed(store):
     assert "cannot be read" in store.broken()[bad.run_id]
     store.delete(bad.run_id)
     assert set(store.broken()) == {"holiday pictures"}
+
+
+def test_a_broken_record_is_decoded_once_until_its_file_changes(store, monkeypatch):
+    record, decoded = store.create(SPEC), []
+    path, whole = store.folder(record.run_id) / "record.json", to_json(record)
+
+    def counted(cls, text):
+        decoded.append(text)
+        return from_json(cls, text)
+
+    monkeypatch.setattr(records, "from_json", counted)
+    path.write_text('{"run_id": ')
+    said = []
+    for _ in range(3):
+        with pytest.raises(BadInputError, match="cannot be read") as caught:
+            store.read(record.run_id)
+        said.append(str(caught.value))
+    assert len(decoded) == len(set(said)) == 1
+    path.write_text(whole)
+    assert store.read(record.run_id) == record
 
 
 def test_events_come_back_in_order_and_a_torn_line_is_left_out(store):
