@@ -19,6 +19,7 @@ from qpruner_core.search.allocator import Floats, Integers, Situation
 from qpruner_core.search.improvement import expected_gain
 from qpruner_core.search.knapsack import Front, solve
 from qpruner_core.search.pareto import Point
+from qpruner_core.search.seeding import order_points
 from qpruner_core.search.space import Code, SearchSpace
 from qpruner_core.search.surrogate import Surrogate
 
@@ -58,39 +59,52 @@ class Refit:
         space = situation.space
         rng = np.random.default_rng(situation.seed)
         surrogate = _fitted(situation)
-        pool = _Pool(situation)
-        pool.add_front(situation.prior)
         if surrogate is None:
-            return pool.middle()
+            return _middle(situation)
+        believing = surrogate.believing(_options(space, situation.pending))
+        pool = _Pool(situation, believing)
+        pool.add_front(situation.prior)
         pool.add_front(surrogate.costs())
         for _ in range(self._draws):
             pool.add_front(surrogate.sampled_costs(rng))
         pool.add(_neighbours(space, _measured_front(situation)))
-        believing = surrogate.believing(_options(space, situation.pending))
         for _ in range(self._rounds):
-            pool.add(_neighbours(space, pool.best(believing, N_BEST)))
-        best = pool.best(believing, 1)
+            pool.add(_neighbours(space, pool.best(N_BEST)))
+        best = pool.best(1)
         return best[0] if best else None
 
 
 class _Pool:
-    """Candidates of one proposal: within the budget, not closed, each once."""
+    """Candidates of one proposal: within the budget, not closed, each once and scored once."""
 
-    def __init__(self, situation: Situation) -> None:
-        self._situation = situation
+    def __init__(self, situation: Situation, surrogate: Surrogate) -> None:
+        self._situation, self._surrogate = situation, surrogate
+        self._seen: set[Code] = set(situation.closed)
+        self._units = np.arange(len(situation.space.units))
+        self._bytes = np.array(situation.space.unit_bytes, dtype=np.int64)
+        self._measured: list[Point] = [(m.cost, m.badness) for m in situation.measured]
+        self._constant = _constant(situation)
+        self._reference = self._corner()
         self._codes: list[Code] = []
-        self._seen: set[Code] = set()
-        measured: list[Point] = [(m.cost, m.badness) for m in situation.measured]
-        self._measured = measured
+        self._gains = np.empty(0)
 
     def add(self, codes: Iterable[Code]) -> None:
+        """Take in plans and score those that are new."""
         space, situation = self._situation.space, self._situation
-        for code in map(space.canonical, codes):
-            if code in self._seen or code in situation.closed:
-                continue
-            self._seen.add(code)
-            if space.code_bytes(code) <= situation.budget_bytes:
-                self._codes.append(code)
+        new = set(map(space.canonical, codes)) - self._seen
+        self._seen |= new
+        ordered = sorted(new)
+        chosen = _options(space, ordered)
+        sizes = space.fixed_bytes + self._bytes[self._units, chosen].sum(axis=1)
+        inside = np.flatnonzero(sizes <= situation.budget_bytes)
+        if not len(inside):
+            return
+        chosen = chosen[inside]
+        mean, deviation = self._surrogate.predict(chosen)
+        costs = self._constant + situation.sizes[self._units, chosen].sum(axis=1)
+        gains = expected_gain(costs, mean, deviation, self._measured, self._reference)
+        self._codes += [ordered[int(index)] for index in inside]
+        self._gains = np.append(self._gains, gains)
 
     def add_front(self, costs: Floats) -> None:
         """Add points of the exact front for some costs."""
@@ -98,31 +112,32 @@ class _Pool:
         front = solve(situation.space, costs, situation.sizes, MAX_STATES)
         self.add(front.code(index) for index in _spread(front))
 
-    def middle(self) -> Code | None:
-        """Return the candidate in the middle of the predicted front."""
-        return self._codes[len(self._codes) // 2] if self._codes else None
-
-    def best(self, surrogate: Surrogate, n_best: int) -> list[Code]:
+    def best(self, n_best: int) -> list[Code]:
         """Return the candidates of greatest expected gain, best first."""
-        if not self._codes:
-            return []
-        situation = self._situation
-        chosen = _options(situation.space, self._codes)
-        costs = situation.sizes[np.arange(chosen.shape[1]), chosen].sum(axis=1).astype(float)
-        mean, deviation = surrogate.predict(chosen)
-        constant = _constant(situation)
-        gains = expected_gain(
-            costs + constant, mean, deviation, self._measured, self._reference(costs + constant)
-        )
-        order = np.argsort(-gains, kind="stable")[:n_best]
+        order = np.argsort(-self._gains, kind="stable")[:n_best]
         return [self._codes[int(index)] for index in order]
 
-    def _reference(self, costs: Floats) -> Point:
-        """Return the corner beyond which nothing counts: somewhat beyond all that is known."""
-        values = [value for _, value in self._measured]
+    def _corner(self) -> Point:
+        """Return the corner beyond which nothing counts: somewhat beyond what is measured or could
+        be proposed.
+        """
+        situation = self._situation
+        largest = self._constant + float(situation.sizes.max(axis=1).sum())
+        if np.array_equal(situation.sizes, self._bytes):
+            largest = min(largest, float(situation.budget_bytes))
+        inside = [value for cost, value in self._measured if cost <= largest]
+        values = inside or [value for _, value in self._measured]
         worst = max(values) + 0.1 * (max(values) - min(values))
-        largest = max(float(costs.max()), *(cost for cost, _ in self._measured))
         return (1.001 * largest, worst)
+
+
+def _middle(situation: Situation) -> Code | None:
+    """Return a plan from the middle of the predicted front, where nothing can be learned yet."""
+    points = order_points(
+        solve(situation.space, situation.prior), situation.budget_bytes, len(situation.closed) + 3
+    )
+    untried = [code for code in points if code not in situation.closed]
+    return untried[min(2, len(untried) - 1)] if untried else None
 
 
 def _fitted(situation: Situation) -> Surrogate | None:
@@ -143,10 +158,10 @@ def _options(space: SearchSpace, codes: Sequence[Code]) -> Integers:
 
 
 def _constant(situation: Situation) -> float:
-    """Return what a plan costs beyond the sum of its units."""
-    measured = situation.measured[0]
-    options = situation.space.option_indices(measured.code)
-    return measured.cost - float(situation.sizes[np.arange(len(options)), options].sum())
+    """Return what a plan costs beyond the sum of its units: the median, as times are noisy."""
+    chosen = _options(situation.space, [m.code for m in situation.measured])
+    sums = situation.sizes[np.arange(chosen.shape[1]), chosen].sum(axis=1)
+    return float(np.median(np.array([m.cost for m in situation.measured]) - sums))
 
 
 def _spread(front: Front) -> list[int]:
