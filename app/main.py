@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app import navigation, services, state, widgets
+from app import navigation, services, state, widgets, widgets_standing
 from qpruner_core.errors import QPrunerError
 
 ASSETS = navigation.ROOT / "assets"
@@ -25,7 +25,7 @@ def frame() -> None:
     try:
         with st.sidebar:
             state.run_picker(services.store().list())
-            widgets.workers_line()
+            widgets_standing.workers_line()
         state.keep_address()
         chosen.run()
     except QPrunerError as error:

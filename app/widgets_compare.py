@@ -13,6 +13,7 @@ from app import (
     services,
     tables_pruning,
     widgets,
+    widgets_standing,
     wording,
     wording_pruning,
 )
@@ -31,7 +32,7 @@ def panel(record: RunRecord, asked: Asked | None, *, busy: bool) -> None:
         busy: Whether a job of this run is under way.
     """
     st.subheader("Which criterion is best here?", anchor=False)
-    widgets.failed_beside(record, "compare")
+    widgets_standing.failed_beside(record, "compare")
     scored = record.score is not None
     _start(record, asked, blocked=busy or not scored)
     if not scored:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import streamlit as st
 
-from app import line, services, state, tables, widgets, wording
+from app import line, services, state, tables, widgets, widgets_standing, wording
 from app.glossary import tip
 from app.widgets import Figure
 from qpruner_core.jobs import Job
@@ -44,7 +44,7 @@ def under_way(names: Mapping[str, str]) -> None:
             left, right = st.columns([6, 1], vertical_alignment="center")
             with left:
                 st.markdown(f"**{names.get(job.run_id, job.run_id)}**")
-                widgets.progress_bar(job)
+                widgets_standing.progress_bar(job)
             if right.button("Stop", key=f"jobs/stop/{job.job_id}", help=tip("stop")):
                 services.jobs().cancel(job.job_id)
                 st.rerun()

@@ -12,6 +12,7 @@ from app import (
     services,
     widgets,
     widgets_export,
+    widgets_standing,
     wording,
     wording_pruning,
 )
@@ -42,7 +43,7 @@ def panel(record: RunRecord, layout: ModelLayout, asked: Asked | None, *, busy: 
     """
     pruning = record.spec.pruning if asked is None else asked.pruning
     lacks = memory.shortage(layout, services.jobs().workers())
-    widgets.failed_beside(record, "compress")
+    widgets_standing.failed_beside(record, "compress")
     opened = lacks is not None or record.compressed is not None
     with st.expander("Larger than memory", expanded=opened):
         _why(layout, lacks)

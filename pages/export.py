@@ -2,11 +2,11 @@
 
 import streamlit as st
 
-from app import forms_search, points, state, widgets, widgets_export
+from app import forms_search, points, state, widgets, widgets_export, widgets_standing
 
 widgets.title("export")
 record = state.require_run()
-job = widgets.status(record, "export")
+job = widgets_standing.status(record, "export")
 
 if record.search is None:
     st.info("An export writes a measured plan. Search first, on the Search page.")

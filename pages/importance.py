@@ -10,11 +10,12 @@ from app import (
     tables_importance,
     widgets,
     widgets_importance,
+    widgets_standing,
 )
 
 widgets.title("importance")
 record = state.require_run()
-job = widgets.status(record, "score")
+job = widgets_standing.status(record, "score")
 outcome = record.score
 
 with st.expander("Score", expanded=outcome is None and job is None):

@@ -10,12 +10,13 @@ from app import (
     widgets_compare,
     widgets_metrics,
     widgets_pruning,
+    widgets_standing,
     widgets_streaming,
 )
 
 widgets.title("pruning")
 record = state.require_run()
-job = widgets.status(record, "prune")
+job = widgets_standing.status(record, "prune")
 card = record.load or services.model_card(record.spec.model)
 
 left, right = st.columns([2, 3], gap="large")

@@ -2,11 +2,11 @@
 
 import streamlit as st
 
-from app import forms_search, points, state, widgets, widgets_recovery
+from app import forms_search, points, state, widgets, widgets_recovery, widgets_standing
 
 widgets.title("recovery")
 record = state.require_run()
-job = widgets.status(record, "recover")
+job = widgets_standing.status(record, "recover")
 
 if record.search is None or record.layout is None:
     st.info("Recovery trains on a measured plan. Search first, on the Search page.")

@@ -11,13 +11,14 @@ from app import (
     widgets_findings,
     widgets_plan_editor,
     widgets_results,
+    widgets_standing,
 )
 from app.clouds import Cloud
 
 widgets.title("results")
 record = state.require_run()
-job = widgets.status(record, "search")
-widgets.failed_beside(record, "measure")
+job = widgets_standing.status(record, "search")
+widgets_standing.failed_beside(record, "measure")
 
 records = widgets_results.runs_field(record, services.store().list())
 clouds = {each.run_id: widgets_results.cloud_of(each) for each in records}

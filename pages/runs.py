@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from app import forms, forms_data, services, state, tables, widgets, widgets_runs
+from app import forms, forms_data, services, state, tables, widgets, widgets_runs, widgets_standing
 from app.glossary import tip
 
 widgets.title("runs")
@@ -16,9 +16,9 @@ busy = services.job_under_way(chosen.run_id) if chosen is not None else None
 if chosen is not None:
     st.subheader(state.run_name(chosen), anchor=False)
     if busy is not None:
-        widgets.running(chosen, busy)
+        widgets_standing.running(chosen, busy)
     else:
-        widgets.strip(chosen, services.newest_job(chosen.run_id))
+        widgets_standing.strip(chosen, services.newest_job(chosen.run_id))
         widgets_runs.failed_face(chosen)
 
 if records:

@@ -9,12 +9,13 @@ from app import (
     widgets_best,
     widgets_search,
     widgets_signals,
+    widgets_standing,
     widgets_trials,
 )
 
 widgets.title("search")
 record = state.require_run()
-job = widgets.status(record, "search", widgets_trials.steer)
+job = widgets_standing.status(record, "search", widgets_trials.steer)
 card = record.load or services.model_card(record.spec.model)
 layout = record.layout or card.layout
 

@@ -57,6 +57,6 @@ def _check_weights(record: RunRecord, outcome: QuantizationOutcome, prints: Fing
     if found != outcome.weights:
         raise BadInputError(
             f"The sensitivities were measured on the weights {outcome.weights}, but the model "
-            f"now holds {found}. Run the quantising step again, and what comes before it if "
-            f"units should be chosen by the new weights."
+            f"now holds {found}. Run the quantising step again, or prune again, after which the "
+            f"search measures them anew."
         )
