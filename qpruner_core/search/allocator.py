@@ -28,7 +28,8 @@ class MeasuredCode:
     badness: float
     """What the objective minimises: loss in nats per token, or accuracy with its sign turned."""
     cost: float
-    """What is weighed against it: packed bytes, or as `SearchSpec.cost` says."""
+    """What is weighed against it, in the unit of `Situation.sizes`: packed bytes, or as
+    `SearchSpec.cost` says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -40,7 +41,8 @@ class Situation:
     """Predicted loss increase of every unit at every option, ``(n_units, n_options)``; nats."""
     sizes: Integers
     """Cost of every unit at every option, ``(n_units, n_options)``: bytes, or what the search
-    weighs against quality in integers. Plan costs are their sum plus a constant."""
+    weighs against quality in integers, such as nanoseconds. Plan costs are their sum plus a
+    constant."""
     budget_bytes: int
     """Packed bytes that no proposal exceeds."""
     measured: Sequence[MeasuredCode]

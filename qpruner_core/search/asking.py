@@ -25,7 +25,7 @@ from qpruner_core.domain.record import SensitivityCell
 from qpruner_core.domain.spec import SearchSpec
 from qpruner_core.search import rows
 from qpruner_core.search.allocator import Floats, Integers, MeasuredCode, Situation
-from qpruner_core.search.costs import cost_of
+from qpruner_core.search.costs import cost_of, summable
 from qpruner_core.search.knapsack import Front, front, unit_costs
 from qpruner_core.search.pareto import badness
 from qpruner_core.search.seeding import nearest_untried, order_points, within_budget
@@ -193,7 +193,7 @@ class Asker:
                 MeasuredCode(
                     code=code,
                     badness=badness(metrics, self._spec.objective),
-                    cost=cost_of(metrics, self._spec.cost),
+                    cost=summable(cost_of(metrics, self._spec.cost), self._spec.cost),
                 )
                 for code, metrics in measured
             ],

@@ -62,6 +62,17 @@ def cost_of(metrics: Metrics, cost: str) -> float:
     )
 
 
+def summable(cost_measured: float, cost: str) -> float:
+    """Return what a plan was measured to cost in the unit of `UnitCosts.matrix`: bytes, or
+    nanoseconds per generated token.
+
+    Args:
+        cost_measured: As `cost_of` gives it.
+        cost: As in `SearchSpec.cost`.
+    """
+    return cost_measured * NANOSECONDS if cost == "latency" else cost_measured
+
+
 def training_load(recovery: RecoverySpec, compute_bytes: int) -> TrainingLoad:
     """Return what decides the memory of the recovery that a run asks for.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -138,3 +139,31 @@ def test_the_expected_gain_is_the_mean_gain_in_hypervolume():
         gains = [hypervolume([*measured, (cost, float(y))], reference) - before for y in drawn]
         error = np.std(gains) / np.sqrt(len(gains))
         assert abs(got[i] - np.mean(gains)) <= 5.0 * error + 1e-12
+
+
+def test_a_search_by_latency_goes_as_one_by_bytes_that_cost_as_much(
+    make_space, measure, sensitivities, tmp_path
+):
+    space = make_space()
+    sizes = np.array(space.unit_bytes)
+    ends = [space.decode((0,) * 6), space.decode((2,) * 6)]
+
+    def timed(plan):
+        tokens_per_second = 1e9 / space.bytes(plan)  # one nanosecond per byte
+        return replace(measure(space, plan), decode_tokens_per_second=tokens_per_second)
+
+    def run(cost):
+        spec = SearchSpec(strategy="refit", n_trials=8, signal="loss", cost=cost)
+        known = Known(
+            sensitivities=sensitivities(space),
+            measured={plan.key: timed(plan) for plan in ends},
+            sizes=sizes,
+        )
+        storage, keys = str(tmp_path / f"{cost}.db"), []
+        with Study.open(storage, "s", space, spec, space.largest_bytes, known) as study:
+            while not (proposal := study.claim("one", 8)).exhausted:
+                study.record(proposal.number, timed(proposal.plan))
+                keys.append(proposal.plan.key)
+        return keys
+
+    assert run("latency") == run("weight_bytes")
