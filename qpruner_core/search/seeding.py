@@ -57,8 +57,9 @@ def nearest_untried(
 
     Among equally near ones, those nearest to the predicted front go first (fewest steps to one of
     ``anchors``), then the smallest code. A plan as near as possible is reached through tried plans
-    only, so the walk is as long as what was tried, not as the space; and as a plan within the
-    budget stays within it while it is lowered, none is out of reach.
+    only, so the walk is as long as what was tried, not as the space; and as steps go along
+    `_ladders`, a plan within the budget stays within it while it is lowered, and none is out of
+    reach.
 
     Args:
         space: The search space.
@@ -67,6 +68,7 @@ def nearest_untried(
         anchors: Plans whose neighbourhood is preferred.
         budget_bytes: Bytes the whole model may take.
     """
+    ladders = _ladders(space)
     seen, ring = {start}, [start]
     while ring:
         untried = [code for code in ring if code not in tried]
@@ -74,8 +76,7 @@ def nearest_untried(
             return min(untried, key=lambda code: _rank(code, anchors))
         following = []
         for code in ring:
-            for moved in _neighbours(code, tuple(space.parameters.values())):
-                near = space.canonical(moved)
+            for near in _neighbours(code, ladders):
                 if near not in seen:
                     seen.add(near)
                     if space.code_bytes(near) <= budget_bytes:
@@ -118,12 +119,30 @@ def _lowered(code: Code) -> Iterator[Code]:
             yield (*code[:index], lower, *code[index + 1 :])
 
 
-def _neighbours(code: Code, sizes: Sequence[int]) -> Iterator[Code]:
-    """Give the codes that move one parameter by one."""
-    for index, (choice, n_choices) in enumerate(zip(code, sizes, strict=True)):
-        for moved in (choice - 1, choice + 1):
-            if 0 <= moved < n_choices:
-                yield (*code[:index], moved, *code[index + 1 :])
+def _ladders(space: SearchSpace) -> list[list[int]]:
+    """Return the different values of every parameter by ascending bytes.
+
+    Options ascend in bytes of the whole model. Where every layer has a pruning level of its own,
+    one that prunes a layer little may take less of it at 4 bit than another level at 8 bit, though
+    not of the model.
+    """
+    sizes = list(space.parameters.values())
+    if space.joint != "per-layer":
+        return [list(range(n)) for n in sizes]
+    alike = [space.canonical((option,) * len(sizes)) for option in range(len(space.options))]
+    return [
+        sorted({code[unit] for code in alike}, key=lambda option: (row[option], option))
+        for unit, row in enumerate(space.unit_bytes)
+    ]
+
+
+def _neighbours(code: Code, ladders: Sequence[Sequence[int]]) -> Iterator[Code]:
+    """Give the codes that move one parameter by one step of its ladder."""
+    for index, (choice, ladder) in enumerate(zip(code, ladders, strict=True)):
+        at = ladder.index(choice)
+        for step in (at - 1, at + 1):
+            if 0 <= step < len(ladder):
+                yield (*code[:index], ladder[step], *code[index + 1 :])
 
 
 def _rank(code: Code, anchors: Sequence[Code]) -> tuple[int, Code]:

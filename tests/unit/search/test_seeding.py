@@ -7,9 +7,12 @@ import itertools
 import numpy as np
 import pytest
 
+from qpruner_core.domain.plan import PruningPlan
+from qpruner_core.models.architectures import llama
 from qpruner_core.search.knapsack import front
 from qpruner_core.search.pareto import hypervolume
 from qpruner_core.search.seeding import nearest_untried, order_points, within_budget
+from qpruner_core.search.space import SearchSpace
 
 
 def test_points_start_below_the_budget_and_with_the_smallest(make_space, sensitivities):
@@ -96,3 +99,31 @@ def test_a_plan_over_the_budget_is_lowered_where_it_costs_least_per_byte(make_sp
     assert within_budget(space, top, prior, space.smallest_bytes) == (0, 0, 0, 0)
     with pytest.raises(ValueError, match="no plan"):
         within_budget(space, top, prior, space.smallest_bytes - 1)
+
+
+def test_no_plan_is_out_of_reach_where_a_level_hardly_prunes_some_layer():
+    layout = llama.layout(
+        {
+            "model_type": "llama",
+            "num_hidden_layers": 3,
+            "hidden_size": 64,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "intermediate_size": 512,
+            "vocab_size": 128,
+        }
+    )
+    groups = [group for group in layout.groups if group.kind == "mlp_channels"]
+    # Little leaves layer 0, nearly everything the others: only for these does 8 bit at that level
+    # take less than 4 bit at the other.
+    kept = {g.name: tuple(range(480 if g.layer == 0 else 64)) for g in groups}
+    level = layout.pruned(PruningPlan(kept=kept))
+    space = SearchSpace(layout, ("nf4", "int8"), "layer", levels=[level], joint="per-layer")
+    codes = set(itertools.product(range(4), repeat=3))
+    assert any(sorted(row) != list(row) for row in space.unit_bytes)
+    for budget in sorted({space.code_bytes(code) for code in codes}):
+        inside = {code for code in codes if space.code_bytes(code) <= budget}
+        tried: set[tuple[int, ...]] = set()
+        while (code := nearest_untried(space, (0, 0, 0), tried, [], budget)) is not None:
+            tried.add(code)
+        assert tried == inside
