@@ -15,6 +15,8 @@ _SKETCH = 64
 """Random directions in which log-probabilities are kept; 33 MB of them for 128 thousand tokens."""
 _SAMPLES_PER_COLUMN = 8
 """Samples that every column of X or Y needs: with fewer, chance alone correlates them."""
+_FEWEST_SAMPLES = 4
+"""Samples that one column of each takes."""
 _LEAST_UNEXPLAINED = 1e-12
 """Share of a variance that always counts as unexplained; keeps the estimate below 14 nats for
 every pair of columns.
@@ -64,7 +66,11 @@ class GaussianInformation(InformationSignal):
         return standard_components(observed, self._n_outputs, self._seed)
 
     def estimate(self, components: Floats, outputs: NDArray[Any]) -> float:
-        """Return the estimate of `gaussian_information`, of as many columns as samples allow."""
+        """Return the estimate of `gaussian_information`, of as many columns as samples allow; 0
+        where they are too few for one.
+        """
+        if len(components) < _FEWEST_SAMPLES:
+            return 0.0
         most = max(1, len(components) // _SAMPLES_PER_COLUMN)
         return gaussian_information(components[:, :most], outputs[:, :most])
 

@@ -120,6 +120,12 @@ def test_few_positions_take_fewer_gaussian_columns(rng):
     assert few.max() < 1.5  # sixteen columns would explain twelve samples altogether
 
 
+def test_samples_too_few_for_one_column_tell_nothing_of_gaussians(rng):
+    signal = shown(GaussianInformation(), [rng.normal(size=(7, H))] * 2, rng.normal(size=(7, V)))
+    assert np.isfinite(signal.values()).all()
+    assert signal.stability() == 0.0  # halves of three samples
+
+
 def test_columns_that_repeat_others_add_nothing_to_the_gaussian_form(rng):
     x = rng.normal(size=(300, 2))
     y = x[:, :1] + rng.normal(size=(300, 1))
