@@ -59,6 +59,15 @@ def _check_length(spec: RunSpec, card: ModelCard) -> None:
         )
 
 
+def _check_objective(spec: RunSpec) -> None:
+    """Refuse a search for accuracy where nothing is answered: all plans would be alike."""
+    if spec.search.objective == "accuracy" and spec.data.tasks == "none":
+        raise BadInputError(
+            "The search was asked to find the best accuracy, but this run is evaluated without "
+            "tasks, so that every plan has none. Search for the loss, or start a run with tasks."
+        )
+
+
 def widths_are_known(spec: PruningSpec) -> bool:
     """Whether ratio and layout alone decide how wide every layer stays: nobody knows what fits a
     layer whose width scores decide.
@@ -92,6 +101,7 @@ def check_feasible(record: RunRecord, spec: RunSpec, steps: tuple[str, ...]) -> 
             for level, ratio in zip(further, spec.search.ratios, strict=False):
                 check_carried(level, ratio, spec.search.precisions)
     if "search" in steps:
+        _check_objective(spec)
         check_budget(spec.search, layout, pruned, further)
 
 

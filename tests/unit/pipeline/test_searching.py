@@ -170,6 +170,15 @@ def test_rungs_with_accuracy_are_refused_with_a_sentence(deep_spec):
         searching(deep_spec, rungs=2, objective="accuracy")
 
 
+def test_a_search_for_accuracy_without_tasks_is_refused_before_anything_is_computed(
+    start, deep_spec
+):
+    spec = searching(deep_spec, objective="accuracy")
+    spec = replace(spec, data=replace(spec.data, tasks="none"))
+    with pytest.raises(BadInputError, match="without tasks"):
+        start(spec).begin(spec, STEPS)
+
+
 # patience -----------------------------------------------------------------------------------
 
 
