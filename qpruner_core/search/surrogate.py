@@ -37,6 +37,9 @@ _SPAN = 9.0
 """How far a logarithm may go from its centre."""
 _LENGTH = 0.25
 """Share of units after which *rest* has forgotten, by a factor e."""
+_LEAST_APART = 0.1
+"""Share of their largest predicted cost by which a unit's options count as apart, at least in the
+mean over units."""
 _JITTER = 1e-10
 
 
@@ -66,8 +69,10 @@ class Surrogate:
         predicted = self._predicted(chosen)
         self._scaled = _scaled(predicted, badness)
         # Differences of a unit's options are what matters; a typical one sets the scale of d_u.
-        self._typical = float(np.ptp(prior, axis=1).mean()) or 1.0
-        self._range = float(np.ptp(prior, axis=1).sum()) or 1.0
+        # Options that are nearly alike, as nf4 and fp4 may be, must not make it next to nothing.
+        least = _LEAST_APART * float(np.abs(prior).max(axis=1).mean())
+        self._typical = max(float(np.ptp(prior, axis=1).mean()), least) or 1.0
+        self._range = max(float(np.ptp(prior, axis=1).sum()), least * len(prior)) or 1.0
         self._badness = badness
         self._matrices = self._between(chosen)
         self.weights = self._fit(self._target())

@@ -124,3 +124,15 @@ def test_plans_that_are_all_alike_teach_nothing_and_break_nothing(value):
     mean, deviation = surrogate.predict(chosen)
     np.testing.assert_allclose(mean, value, atol=1e-6)
     assert np.isfinite(deviation).all()
+
+
+@pytest.mark.parametrize("apart", [1e-2, 1e-4, 1e-6, 0.0])
+def test_options_that_are_predicted_nearly_alike_are_no_trouble(apart):
+    rng = np.random.default_rng(1)
+    base = rng.uniform(0.01, 0.05, (12, 1))
+    prior = np.hstack([base, base * (1.0 + apart)])
+    chosen = rng.integers(0, 2, (30, 12))
+    badness = prior[np.arange(12), chosen].sum(axis=1) + rng.normal(0.0, 1e-4, 30)
+    surrogate = Surrogate(prior, chosen, badness)
+    assert np.isfinite(surrogate.sampled_costs(rng)).all()
+    assert all(np.isfinite(part).all() for part in surrogate.predict(chosen))
