@@ -26,9 +26,7 @@ _AGGREGATION = Option(
     help="Take magnitudes weight by weight, or of the sum over all weights of a unit.",
 )
 
-_N_SAMPLES = Option(
-    "n_samples", default=1024, low=64, high=65536, help="Token positions sampled."
-)
+_N_SAMPLES = Option("n_samples", default=1024, low=64, high=65536, help="Token positions sampled.")
 _INFORMATION: dict[str, object] = {
     "scores": "layers",
     "needs": "activations",

@@ -62,6 +62,15 @@ class Fingerprints:
         text = json.dumps(parts, sort_keys=True, default=list)
         return hashlib.sha256(text.encode()).hexdigest()[:_LENGTH]
 
+    def evaluation_text(self, record: RunRecord) -> str:
+        """Return a hash of the files that trials are measured on; empty where none is a file of
+        the person's.
+        """
+        texts = self._texts(record)
+        used = {name: texts[name] for name in ("heldout", "tasks") if name in texts}
+        text = json.dumps(used, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:_LENGTH] if used else ""
+
     def _texts(self, record: RunRecord) -> dict[str, str]:
         data = record.spec.data
         named = {"calibration", "training", "heldout", "tasks"}

@@ -333,6 +333,8 @@ class Searching:
     def _weights(self) -> str:
         """Return what a stored study must have been measured on, so that nothing is mixed."""
         weights = self._prints.weights(self._record)
+        text = self._prints.evaluation_text(self._record)
+        weights += f", evaluation text {text}" if text else ""
         # Seconds, and bytes of activations, are those of one device.
         device = self._materials.device.name
         return weights if self._spec.cost == "weight_bytes" else f"{weights} on {device}"

@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from qpruner_core.search.allocator import Floats, Integers, Situation
 from qpruner_core.search.improvement import expected_gain
-from qpruner_core.search.knapsack import Front, solve
+from qpruner_core.search.knapsack import solve
 from qpruner_core.search.pareto import Point
 from qpruner_core.search.seeding import order_points
 from qpruner_core.search.space import Code, SearchSpace
@@ -110,7 +110,9 @@ class _Pool:
         """Add points of the exact front for some costs."""
         situation = self._situation
         front = solve(situation.space, costs, situation.sizes, MAX_STATES)
-        self.add(front.code(index) for index in _spread(front))
+        sizes = situation.space.fixed_bytes + self._bytes[self._units, front.options].sum(axis=1)
+        inside = np.flatnonzero(sizes <= situation.budget_bytes)
+        self.add(front.code(int(index)) for index in inside[_spread(front.weight_bytes[inside])])
 
     def best(self, n_best: int) -> list[Code]:
         """Return the candidates of greatest expected gain, best first."""
@@ -164,13 +166,12 @@ def _constant(situation: Situation) -> float:
     return float(np.median(np.array([m.cost for m in situation.measured]) - sums))
 
 
-def _spread(front: Front) -> list[int]:
-    """Return indices of points spread evenly over the sizes of a front, both ends included."""
-    if len(front) <= N_FRONT:
-        return list(range(len(front)))
-    targets = np.linspace(front.weight_bytes[0], front.weight_bytes[-1], N_FRONT)
-    nearest = np.searchsorted(front.weight_bytes, targets, side="right") - 1
-    return [int(index) for index in np.unique(nearest)]
+def _spread(costs: Integers) -> Integers:
+    """Return indices of points spread evenly over ascending costs, both ends included."""
+    if len(costs) <= N_FRONT:
+        return np.arange(len(costs))
+    targets = np.linspace(costs[0], costs[-1], N_FRONT)
+    return np.unique(np.searchsorted(costs, targets, side="right") - 1)
 
 
 def _measured_front(situation: Situation) -> list[Code]:

@@ -298,6 +298,14 @@ def test_weights_edited_in_place_are_refused_and_never_mixed(ready, go, deep_spe
         go(ready, searching(deep_spec, n_trials=3), "search")
 
 
+def test_evaluation_text_edited_in_place_is_refused_and_never_mixed(ready, go, deep_spec):
+    go(ready, deep_spec, "search")
+    text = Path(deep_spec.data.heldout)
+    text.write_text(text.read_text(encoding="utf-8") + " more", encoding="utf-8")
+    with pytest.raises(BadInputError, match="evaluation text.*start a new run"):
+        go(ready, searching(deep_spec, n_trials=3), "search")
+
+
 def test_sensitivities_of_other_weights_are_refused_until_they_are_measured_again(
     ready, go, deep_spec
 ):
