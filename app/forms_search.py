@@ -17,7 +17,7 @@ OBJECTIVE_WORDS = forms_search_more.OBJECTIVE_WORDS
 
 
 def budget_slider(
-    smallest_bytes: int, largest_bytes: int, budget_bytes: int, dense_bytes: int, run_id: str
+    smallest_bytes: int, largest_bytes: int, budget_bytes: int, dense_bytes: int, owner: str
 ) -> int:
     """Ask for the memory budget between the smallest and the largest plan; returns bytes.
 
@@ -25,7 +25,7 @@ def budget_slider(
     """
     low = round(100 * smallest_bytes / dense_bytes + 0.05, 1)
     high = max(round(100 * largest_bytes / dense_bytes, 1), low + 0.1)
-    kept = state.remembered(f"budget/{run_id}")  # the field starts anew when its ends move
+    kept = state.remembered(f"budget/{owner}")  # the field starts anew when its ends move
     at = kept if isinstance(kept, float) else 100 * budget_bytes / dense_bytes
     percent = st.slider(
         "Memory budget, % of the dense model",
@@ -35,10 +35,10 @@ def budget_slider(
         step=0.1,
         format="%.1f %%",
         help=tip("memory_budget"),
-        key=f"search/budget/{run_id}",
+        key=f"search/budget/{owner}",
     )
     if percent != min(max(round(at, 1), low), high):
-        state.remember(f"budget/{run_id}", float(percent))
+        state.remember(f"budget/{owner}", float(percent))
     chosen = int(percent / 100 * dense_bytes)
     st.caption(
         f"{wording.size(chosen)} of {wording.size(dense_bytes)}; the smallest plan of this search "
@@ -53,18 +53,19 @@ def budget_slider(
     return chosen
 
 
-def search_form(spec: SearchSpec, run_id: str, own_ratio: float) -> SearchSpec:
+def search_form(spec: SearchSpec, owner: str, own_ratio: float) -> SearchSpec:
     """Ask for precisions, trials and strategy, and for all else in an expander.
 
     Args:
         spec: As the run is asked for now.
-        run_id: The run, whose fields keep what was typed.
+        owner: What the fields belong to: the run and what it is asked for; they keep what is
+            typed as long as that stays.
         own_ratio: Pruning ratio of the run; in [0, 1).
 
     Raises:
         BadInputError: What was chosen does not go together; the sentence says why.
     """
-    key = f"search/{run_id}"
+    key = f"search/{owner}"
     precisions = st.pills(
         "Precisions",
         PRECISIONS.names(),

@@ -4,6 +4,7 @@ it.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -31,6 +32,14 @@ from qpruner_core.jobs import Job
 from qpruner_core.search.space import SearchSpace
 
 
+def _fields_of(record: RunRecord) -> str:
+    """Return what the fields of the form belong to: the run, and what it is asked for. They start
+    anew when a job has given the run other settings, as in a copy that was just made.
+    """
+    asked = hashlib.sha256(repr(record.spec.search).encode()).hexdigest()[:8]
+    return f"{record.run_id}/{asked}"
+
+
 def asked(record: RunRecord, dense: ModelLayout, layout: ModelLayout) -> SearchSpec | None:
     """Ask for the search, the budget first; None where the choices do not go together, which a
     sentence says. What was chosen stays in the fields.
@@ -38,7 +47,7 @@ def asked(record: RunRecord, dense: ModelLayout, layout: ModelLayout) -> SearchS
     above = st.container()
     own_ratio = record.spec.pruning.ratio
     try:
-        spec = forms_search.search_form(record.spec.search, record.run_id, own_ratio)
+        spec = forms_search.search_form(record.spec.search, _fields_of(record), own_ratio)
         with above:
             return _with_budget(record, spec, dense, layout)
     except QPrunerError as error:
@@ -56,7 +65,7 @@ def _with_budget(
     space = _space(record, spec, dense, layout)
     now = parse_budget(spec.memory_budget, reference)
     budget = forms_search.budget_slider(
-        space.smallest_bytes, space.largest_bytes, now, reference, record.run_id
+        space.smallest_bytes, space.largest_bytes, now, reference, _fields_of(record)
     )
     if round(budget / reference, 3) == round(now / reference, 3):
         return spec  # as it was written, by which a study is found again

@@ -218,3 +218,16 @@ def test_another_run_starts_with_its_own_settings(open_page, run_at):
     field(at.number_input, "Trials").set_value(99).run()
     at.selectbox(key="run_picker").set_value(other.run_id).run()
     assert field(at.number_input, "Trials").value == other.spec.search.n_trials
+
+
+def test_the_form_starts_anew_when_a_job_has_given_the_run_other_settings(
+    open_page, run_at, store
+):
+    record = run_at("quantize")
+    at = open_page("search", record)
+    assert field(at.number_input, "Trials").value == record.spec.search.n_trials
+    asked = replace(record.spec.search, n_trials=6, memory_budget="0.44")
+    store.write(replace(record, spec=replace(record.spec, search=asked)))
+    at.run()
+    assert field(at.number_input, "Trials").value == 6
+    assert field(at.slider, "Memory budget, % of the dense model").value == 44.0

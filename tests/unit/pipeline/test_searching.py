@@ -302,7 +302,7 @@ def test_evaluation_text_edited_in_place_is_refused_and_never_mixed(ready, go, d
     go(ready, deep_spec, "search")
     text = Path(deep_spec.data.heldout)
     text.write_text(text.read_text(encoding="utf-8") + " more", encoding="utf-8")
-    with pytest.raises(BadInputError, match="evaluation text.*start a new run"):
+    with pytest.raises(BadInputError, match=r"evaluation text.*start a new run"):
         go(ready, searching(deep_spec, n_trials=3), "search")
 
 
