@@ -319,8 +319,9 @@ class SearchSpec:
         )
         _require(
             (self.joint == "none") == (not self.ratios),
-            f"A search with joint {self.joint!r} was given {len(self.ratios)} further ratios",
-            "A joint search needs one or more besides that of the run, any other needs none.",
+            f"The search has joint {self.joint!r} and {len(self.ratios)} pruning ratios beside that "
+            f"of the run",
+            "A joint search needs one or more such ratios (--joint-ratios), any other needs none.",
         )
         _require(
             self.joint != "per-layer" or self.tie == "layer",
