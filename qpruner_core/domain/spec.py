@@ -319,8 +319,8 @@ class SearchSpec:
         )
         _require(
             (self.joint == "none") == (not self.ratios),
-            f"The search has joint {self.joint!r} and {len(self.ratios)} pruning ratios beside that "
-            f"of the run",
+            f"The search has joint {self.joint!r} and {len(self.ratios)} pruning ratios beside "
+            f"that of the run",
             "A joint search needs one or more such ratios (--joint-ratios), any other needs none.",
         )
         _require(
