@@ -130,3 +130,8 @@ def test_the_theme_offers_enough_colours_for_plotly() -> None:
     with (ROOT / ".streamlit" / "config.toml").open("rb") as file:
         theme = tomllib.load(file)["theme"]
     assert len(theme["chartCategoricalColors"]) >= 10
+
+
+def test_test_files_have_names_of_their_own():
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(set(names)) == sorted(names)
