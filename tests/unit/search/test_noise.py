@@ -58,7 +58,7 @@ def test_neighbours_within_two_errors_are_counted_and_the_text_that_would_do_is_
     near = shifted(base, 0.02, 0.1, 1)
     said = too_small([shifted(base, 0.5, 0.1, 0), near, tuple(base)], 128)
     pair = paired_error(near, tuple(base))
-    assert said.startswith("1 of 2 neighbours")
+    assert said.startswith("1 of 2 pairs of neighbours")
     assert f"{pair.error:.4f} nats" in said
     tokens = int(re.search(r"about ([\d,]+) tokens", said)[1].replace(",", ""))
     enough = 64 * (2 * pair.error / pair.mean) ** 2 * 128
