@@ -119,8 +119,8 @@ def _told(front: Sequence[Losses], words: _Words) -> str:
     n, error = unresolved[0].n_sequences, max(pair.error for pair in unresolved)
     noise = f"at most {error:.4f} {words.unit}" if error < inf else "unknown of a single one"
     return (
-        f"{len(unresolved)} of {len(pairs)} pairs of neighbours on the measured front differ by less "
-        f"than twice the standard error of their difference ({noise}, {n} {words.read}): the "
+        f"{len(unresolved)} of {len(pairs)} pairs of neighbours on the measured front differ by "
+        f"less than twice the standard error of their difference ({noise}, {n} {words.read}): the "
         f"evaluation set is too small to tell them apart. {_advice(unresolved, words)}"
     )
 
