@@ -16,7 +16,7 @@ from app.front_traces import Frame
 
 N_ALL = 2_000
 """Points up to which all are drawn."""
-N_ACROSS, N_UP = 125, 50
+N_ACROSS, N_UP = 100, 40
 """Cells of the grid; each about as large as a mark on a wide screen."""
 N_RECENT = 50
 """Newest trials of every run, which are always drawn."""
