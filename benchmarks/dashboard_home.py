@@ -59,8 +59,6 @@ TASKS = (
 )
 N_ITEMS = 40
 """Items per task, as in a run of the demo."""
-N_SEQUENCES = 96
-"""Evaluation sequences, as in a run of the demo."""
 BASE_INCREASE = {"nf4": 0.02, "int8": 0.0012, "bf16": 0.0}
 """Mean loss increase of a layer at each precision; nats per token, as the demo has them."""
 LOSS_16_BIT = 1.47
@@ -116,7 +114,7 @@ def make_home(folder: Path, n_trials: int, card: ModelCard, tie: str, seed: int 
     record = replace(record, prune=_pruned(record))
     record = replace(record, quantize=_sensitivities(record, rng), evaluate=_dense(record, rng))
     found = _searched(record, n_trials, rng)
-    _write_study(store.study_url(), record, found.trials, rng)
+    _write_study(store.study_url(), record, found.trials)
     store.write_value(record.run_id, record.baselines_name, found.baselines)
     seconds = dict.fromkeys(("load", "score", "prune", "quantize", "evaluate", "search"), 2.0)
     record = replace(record, search=found, seconds=seconds)
@@ -290,9 +288,7 @@ def _codes(record: RunRecord, n: int, rng: np.random.Generator) -> NDArray[np.in
     return codes[:n]
 
 
-def _write_study(
-    url: str, record: RunRecord, trials: Sequence[Trial], rng: np.random.Generator
-) -> None:
+def _write_study(url: str, record: RunRecord, trials: Sequence[Trial]) -> None:
     """Write a study as a finished search leaves it, through the tables that Optuna made."""
     path = sqlite_path(storage_url(url))
     if path is None:
@@ -307,7 +303,6 @@ def _write_study(
     study_id = storage.get_study_id_from_name(record.study_name)
     storage.remove_session()
     storage.engine.dispose()
-    losses = rng.gamma(8.0, 0.2, (len(trials), N_SEQUENCES))
     with closing(sqlite3.connect(path)) as database, database:
         database.executemany(
             "INSERT INTO trials (trial_id, number, study_id, state, datetime_start, "
@@ -316,7 +311,7 @@ def _write_study(
         )
         database.executemany(
             "INSERT INTO trial_user_attributes (trial_id, key, value_json) VALUES (?, ?, ?)",
-            _attributes(space, trials, losses),
+            _attributes(space, trials),
         )
         database.executemany(
             "INSERT INTO trial_params (trial_id, param_name, param_value, distribution_json) "
@@ -330,10 +325,8 @@ def _write_study(
         )
 
 
-def _attributes(
-    space: SearchSpace, trials: Sequence[Trial], losses: NDArray[np.float64]
-) -> Iterator[tuple[int, str, str]]:
-    for trial, row in zip(trials, losses, strict=True):
+def _attributes(space: SearchSpace, trials: Sequence[Trial]) -> Iterator[tuple[int, str, str]]:
+    for trial in trials:
         if trial.metrics is None:
             continue
         values = {
@@ -341,7 +334,6 @@ def _attributes(
             rows.PLAN: rows.plan_to_text(space, trial.plan),
             rows.ORIGIN: "strategy",
             rows.METRICS: rows.metrics_to_text(trial.metrics),
-            rows.SEQUENCES: rows.losses_to_text(row.tolist()),
         }
         for key, value in values.items():
             yield trial.number + 1, key, json.dumps(value)

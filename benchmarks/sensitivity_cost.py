@@ -26,7 +26,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import form
 import torch
 from torch.nn import functional
-from trial_cost import PRECISIONS, Subject, demo_subject, now, random_subject, since, timed
+from trial_cost import (
+    PRECISIONS,
+    Subject,
+    add_arguments,
+    demo_subject,
+    now,
+    random_subject,
+    since,
+    timed,
+)
 
 from qpruner_core.domain.progress import Progress
 from qpruner_core.models.trunk import LayerInputs, first_inputs, run_layers, sequence_losses
@@ -158,14 +167,5 @@ def row(tie: str, rounds: Sequence[Turns]) -> dict[str, form.Cell]:
     }
 
 
-def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--random",
-        action="store_true",
-        help="a random model of the demo's shape, no assets needed",
-    )
-    parser.add_argument("--threads", type=int, default=2, help="torch threads; 0 for torch's own")
-
-
 if __name__ == "__main__":
-    sys.exit(form.main(measure, "Seconds of all sensitivities over naive passes.", _arguments))
+    sys.exit(form.main(measure, "Seconds of all sensitivities over naive passes.", add_arguments))

@@ -200,7 +200,8 @@ def _row(what: str, costs: list[Cost]) -> dict[str, form.Cell]:
     }
 
 
-def _arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what both benchmarks of the demo model take."""
     parser.add_argument(
         "--random",
         action="store_true",
@@ -210,4 +211,4 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(form.main(measure, "Seconds of a search trial over the bare forward.", _arguments))
+    sys.exit(form.main(measure, "Seconds of a search trial over the bare forward.", add_arguments))

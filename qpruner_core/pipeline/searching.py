@@ -139,7 +139,7 @@ class Searching:
             return None
         answer = self._measuring.answer(proposal.plan, self._rivals(study))
         if answer.metrics is not None:
-            study.record(proposal.number, answer.metrics, answer.sequence_losses)
+            study.record(proposal.number, answer.metrics)
         elif answer.state == "stopped":
             study.stop(proposal.number, answer.reason)
         else:

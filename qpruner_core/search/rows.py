@@ -7,11 +7,8 @@ the model: the study itself carries which Linears its units hold.
 from __future__ import annotations
 
 import json
-from base64 import b64decode, b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-
-import numpy as np
 
 from qpruner_core.domain.metrics import Metrics, TaskResult
 from qpruner_core.domain.plan import PrecisionPlan
@@ -35,8 +32,6 @@ REASON = "reason"
 """Trial attribute: why it failed or was stopped."""
 OWNER = "owner"
 """Trial attribute: the worker that measures it."""
-SEQUENCES = "sequence_losses"
-"""Trial attribute: `losses_to_text`."""
 LEVELS = "levels"
 """Trial attribute: pruning level per layer, joined by commas; only where not all are 0."""
 
@@ -96,16 +91,6 @@ class StoredSpace:
 def plan_to_text(space: SearchSpace, plan: PrecisionPlan) -> str:
     """Return the `PLAN` attribute of a plan of the space."""
     return ",".join(space.choices(plan).values())
-
-
-def losses_to_text(losses: Sequence[float]) -> str:
-    """Return losses per sequence as base64 of float32, little-endian."""
-    return b64encode(np.array(losses, dtype="<f4").tobytes()).decode("ascii")
-
-
-def losses_from_text(text: str) -> tuple[float, ...]:
-    """Return the losses of `losses_to_text`."""
-    return tuple(float(x) for x in np.frombuffer(b64decode(text), dtype="<f4"))
 
 
 def metrics_to_text(metrics: Metrics) -> str:

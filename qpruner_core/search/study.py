@@ -169,20 +169,12 @@ class Study:
                 return NOTHING
             return self._new(len(trials), trials, owner) or NOTHING
 
-    def record(self, number: int, metrics: Metrics, sequence_losses: Sequence[float] = ()) -> None:
-        """Keep what was measured for a trial; a trial that has finished already stays as it is.
-
-        Args:
-            number: Number of the trial.
-            metrics: What was measured.
-            sequence_losses: Loss of every evaluation sequence, for paired comparisons.
-        """
+    def record(self, number: int, metrics: Metrics) -> None:
+        """Keep what was measured for a trial; a trial that has finished already stays as it is."""
         trial = self._running(number)
         if trial is not None:
-            handle = self._handle(trial)
-            if sequence_losses:
-                handle.set_user_attr(rows.SEQUENCES, rows.losses_to_text(sequence_losses))
-            handle.set_user_attr(rows.METRICS, rows.metrics_to_text(metrics))
+            text = rows.metrics_to_text(metrics)
+            self._handle(trial).set_user_attr(rows.METRICS, text)
             self._finish(self._study.get_trials(deepcopy=False)[number])
 
     def fail(self, number: int, reason: str) -> None:
@@ -198,16 +190,6 @@ class Study:
         return tuple(
             self._stored_space.trial(t.number, t.state.name, t.user_attrs) for t in self._stored()
         )
-
-    def sequence_losses(self) -> dict[str, tuple[float, ...]]:
-        """Return `PrecisionPlan.key` -> loss of every evaluation sequence, of complete trials that
-        have them.
-        """
-        return {
-            self._plan(t).key: rows.losses_from_text(t.user_attrs[rows.SEQUENCES])
-            for t in self._stored()
-            if t.state == TrialState.COMPLETE and rows.SEQUENCES in t.user_attrs
-        }
 
     def _check_fingerprint(self, name: str) -> None:
         """Write what the study is for, or refuse one that is for something else."""
