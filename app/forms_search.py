@@ -11,7 +11,8 @@ from app import forms_search_more, state, wording
 from app.forms import option_fields
 from app.glossary import tip
 from qpruner_core.catalog import EXPORTERS, PRECISIONS, STRATEGIES
-from qpruner_core.domain.spec import ExportSpec, RecoverySpec, SearchSpec
+from qpruner_core.domain.recovery import RecoverySpec
+from qpruner_core.domain.spec import ExportSpec, SearchSpec
 
 OBJECTIVE_WORDS = forms_search_more.OBJECTIVE_WORDS
 

@@ -21,8 +21,9 @@ from app import (
 from app.widgets import Figure
 from qpruner_core.catalog import precision_formats
 from qpruner_core.domain.device_memory import TrainingLoad, training_bytes_estimate
-from qpruner_core.domain.record import RecoveryOutcome, RunRecord
-from qpruner_core.domain.spec import RecoverySpec
+from qpruner_core.domain.record import RunRecord
+from qpruner_core.domain.recovered import RecoveryOutcome
+from qpruner_core.domain.recovery import RecoverySpec
 
 
 def estimate(record: RunRecord, spec: RecoverySpec) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from qpruner_core.domain.footprint import PrecisionFormat
+from qpruner_core.domain.recovery import RecoverySpec
 from qpruner_core.domain.spec import RunSpec
 from qpruner_core.errors import BadInputError
 from qpruner_core.registry import Entry, Option, Registry
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from qpruner_core.export import Exporter
     from qpruner_core.models.architectures import Architecture
     from qpruner_core.quantization import Precision
+    from qpruner_core.recovery.initialization import Initialization
 
 _AGGREGATION = Option(
     "aggregation",
@@ -434,6 +436,74 @@ EXPORTERS: Registry[Exporter] = Registry(
 )
 
 
+INITIALIZATIONS: Registry[Callable[..., Initialization]] = Registry(
+    "adapter initialisation",
+    Entry(
+        name="default",
+        title="Random A, B = 0",
+        summary="LoRA's own: training starts at the compressed model itself.",
+        target="qpruner_core.recovery.default:DefaultInitialization",
+    ),
+    Entry(
+        name="loftq",
+        title="LoftQ",
+        summary="Adapters start at what quantising lost, layer by layer at its own precision.",
+        target="qpruner_core.recovery.loftq:LoftQInitialization",
+        options=(
+            Option(
+                "iterations",
+                default=1,
+                low=0,
+                high=20,
+                help="Alternations of quantising and fitting the adapter; with one the packed "
+                "weights stay those of the plan, with none nothing is fitted.",
+            ),
+        ),
+    ),
+    Entry(
+        name="pissa",
+        title="PiSSA on the quantised residual",
+        summary="Adapters start at the largest singular directions of the weight, and the rest is "
+        "quantised.",
+        target="qpruner_core.recovery.pissa:PissaInitialization",
+    ),
+)
+
+OPTIMIZERS: Registry[Callable[..., Any]] = Registry(
+    "optimiser",
+    Entry(
+        name="adamw",
+        title="AdamW",
+        summary="Two float32 moments for every trained parameter.",
+        target="qpruner_core.recovery.optimizers:adamw",
+        facts={"state_bytes": 8.0, "devices": ("cpu", "cuda")},
+    ),
+    Entry(
+        name="adamw_8bit",
+        title="AdamW, 8 bit",
+        summary="Moments in 8 bit with a scale per 256; those of small tensors stay in float32.",
+        target="qpruner_core.recovery.optimizers:adamw_8bit",
+        facts={"state_bytes": 2.0, "devices": ("cpu", "cuda")},
+    ),
+    Entry(
+        name="paged_adamw",
+        title="AdamW, paged",
+        summary="Float32 moments that move to host memory when the card runs short. CUDA only.",
+        target="qpruner_core.recovery.optimizers:paged_adamw",
+        facts={"state_bytes": 8.0, "devices": ("cuda",)},
+    ),
+    Entry(
+        name="paged_adamw_8bit",
+        title="AdamW, 8 bit, paged",
+        summary="8-bit moments that move to host memory when the card runs short. CUDA only.",
+        target="qpruner_core.recovery.optimizers:paged_adamw_8bit",
+        facts={"state_bytes": 2.0, "devices": ("cuda",)},
+    ),
+)
+"""The fact ``state_bytes`` says what one trained parameter adds to the optimiser's state, and
+``devices`` where it runs."""
+
+
 def precision_formats() -> dict[str, PrecisionFormat]:
     """Return precision name -> how it stores a weight."""
     formats: dict[str, PrecisionFormat] = {}
@@ -482,3 +552,15 @@ def check_spec(spec: RunSpec) -> None:
         PRECISIONS.entry(name)
     STRATEGIES.options(spec.search.strategy, spec.search.options)
     EXPORTERS.entry(spec.export.format)
+    check_recovery(spec.recovery)
+
+
+def check_recovery(spec: RecoverySpec) -> None:
+    """Refuse an initialisation, its options or an optimiser that no entry knows.
+
+    Raises:
+        UnknownNameError: A name has no entry.
+        BadInputError: An option is unknown or out of range.
+    """
+    INITIALIZATIONS.options(spec.initialization, spec.initialization_options)
+    OPTIMIZERS.entry(spec.optimizer)

@@ -12,12 +12,8 @@ from qpruner_core.cli.pruning_options import prune_options, shared_prune_options
 from qpruner_core.cli.queued import jobs_options, workers_option
 from qpruner_core.cli.search_options import search_options
 from qpruner_core.cli.specs import criterion_option
-from qpruner_core.domain.spec import (
-    TIES,
-    DataSpec,
-    RecoverySpec,
-    SearchSpec,
-)
+from qpruner_core.domain.recovery import RecoverySpec
+from qpruner_core.domain.spec import TIES, DataSpec, SearchSpec
 
 
 class Parser(argparse.ArgumentParser):

@@ -20,9 +20,9 @@ from qpruner_core.domain.record import (
     ExportOutcome,
     ModelCard,
     PruningOutcome,
-    RecoveryOutcome,
     RunRecord,
 )
+from qpruner_core.domain.recovered import RecoveryOutcome
 
 
 def write(text: str) -> None:

@@ -67,7 +67,7 @@ def load_corpus(data: DataSpec, tokenizer: PreTrainedTokenizerBase, seed: int = 
         use: pack(tokenizer, text, use, data.sequence_length, limits[use])
         for use, text in texts.items()
     }
-    tasks = read_tasks(data.tasks, data.items_per_task, seed)
+    tasks = read_tasks(data.tasks, data.items_per_task, seed, data.task_names)
     return Corpus(
         calibration=packed["calibration"],
         training=packed["training"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,9 @@ class Item:
     """Index of the right choice."""
 
 
-def read_tasks(source: str, items_per_task: int, seed: int = 0) -> dict[str, tuple[Item, ...]]:
+def read_tasks(
+    source: str, items_per_task: int, seed: int = 0, names: Sequence[str] = ()
+) -> dict[str, tuple[Item, ...]]:
     """Return task name -> items, tasks by name.
 
     Args:
@@ -38,10 +40,11 @@ def read_tasks(source: str, items_per_task: int, seed: int = 0) -> dict[str, tup
         items_per_task: The first so many after a shuffle of its own per task; 0 for all in file
             order. A larger number keeps the items of a smaller one.
         seed: Seed of the shuffles.
+        names: The tasks that are wanted; empty for all.
 
     Raises:
-        BadInputError: The folder is missing or empty, or a line does not fit; the first one is
-            named.
+        BadInputError: The folder is missing or empty, lacks a task that is wanted, or a line does
+            not fit; the first one is named.
         DataTooShortError: A file holds no item.
     """
     if source == "none":
@@ -54,8 +57,16 @@ def read_tasks(source: str, items_per_task: int, seed: int = 0) -> dict[str, tup
             f"{str(folder)!r}, given for the tasks, {what}. Give a folder with one <task>.jsonl "
             "per task, 'demo' or 'none'."
         )
+    missing = [name for name in names if name not in {file.stem for file in files}]
+    if missing:
+        raise BadInputError(
+            f"{str(folder)!r} holds no task {', '.join(map(repr, missing))}; it has "
+            f"{', '.join(file.stem for file in files)}. Name some of these."
+        )
     return {
-        file.stem: _chosen(_read_items(file), items_per_task, seed, file.stem) for file in files
+        file.stem: _chosen(_read_items(file), items_per_task, seed, file.stem)
+        for file in files
+        if not names or file.stem in names
     }
 
 

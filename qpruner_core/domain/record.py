@@ -14,11 +14,12 @@ from qpruner_core.domain.joint import Level
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.plan import PrecisionPlan, PruningPlan
+from qpruner_core.domain.recovered import RecoveryOutcome
+from qpruner_core.domain.reproduction import Reproduction
 from qpruner_core.domain.spec import (
     ExportSpec,
     ImportanceSpec,
     PruningSpec,
-    RecoverySpec,
     RunSpec,
     SearchSpec,
 )
@@ -299,29 +300,6 @@ class SearchOutcome:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RecoveryOutcome:
-    """Slot of *recover*: what training brought back."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
-
-    spec: RecoverySpec
-    before: Metrics
-    after: Metrics
-    """With the adapter; ``weight_bytes`` counts the adapter too."""
-    losses: tuple[float, ...]
-    """Training loss per step; nats per token."""
-    adapter: str
-    """Artifact folder with the PEFT adapter (safetensors); empty when recovery was skipped."""
-    trainable_parameters: int
-    estimated_memory_bytes: int
-    """Training memory estimated beforehand."""
-    peak_memory_bytes: int | None
-    """Measured: peak of the CUDA allocator, or bytes of all tensors held on CPU; None if
-    unknown.
-    """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ExportOutcome:
     """Slot of *export*: the folder that was written and the proof that it reloads."""
 
@@ -369,6 +347,8 @@ class RunRecord:
     """Criteria measured side by side beside the line; emptied when the model is scored again."""
     compressed: CompressionOutcome | None = None
     """The model pruned and written layer by layer, beside the line."""
+    reproduction: Reproduction | None = None
+    """The paper's table on this run's model, beside the line."""
 
     @property
     def next_step(self) -> str | None:
@@ -389,7 +369,7 @@ class RunRecord:
             budget = parse_budget(search.memory_budget, dense_bytes(self.load.layout))
         asked = {
             "model": asdict(self.spec.model),
-            "data": asdict(self.spec.data),
+            "data": self.spec.data.asked(),
             "search": self._asked_search(search),
             "budget": budget,
             "kept": self._cut(),
@@ -397,6 +377,8 @@ class RunRecord:
         if search.cost == "training_memory":
             recovery = self.spec.recovery
             asked["load"] = [recovery.rank, recovery.batch_size, recovery.sequence_length]
+        if search.recover_steps:
+            asked["recovery"] = self.spec.recovery_in_trials()
         text = json.dumps(asked, sort_keys=True, default=list)
         return f"{self.run_id}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
@@ -416,6 +398,7 @@ class RunRecord:
             "rungs",
             "joint",
             "ratios",
+            "recover_steps",
         )
         return {k: v for k, v in asked.items() if k not in later or v != usual[k]}
 

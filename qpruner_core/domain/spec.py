@@ -8,11 +8,12 @@ Names of catalogue entries are checked where the catalogue is known
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import ClassVar
 
+from qpruner_core.domain.checks import require
 from qpruner_core.domain.layout import KINDS
-from qpruner_core.errors import BadInputError
+from qpruner_core.domain.recovery import RecoverySpec
 
 STRICT = {"extra": "forbid"}
 SHAPES = ("per-layer", "uniform")
@@ -23,11 +24,6 @@ OBJECTIVES = ("loss", "accuracy")
 COSTS = ("weight_bytes", "training_memory", "latency")
 SIGNALS = ("loss", "kl")
 JOINTS = ("none", "global", "per-layer")
-
-
-def _require(holds: bool, found: str, needed: str) -> None:
-    if not holds:
-        raise BadInputError(f"{found}. {needed}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,25 +66,36 @@ class DataSpec:
     """Tokens of held-out text per evaluation; >= one sequence."""
     items_per_task: int = 40
     """Items per task and evaluation; 0 for all."""
+    task_names: tuple[str, ...] = ()
+    """Tasks of that source that are scored; empty for all."""
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.sequence_length >= 8,
             f"The sequence length is {self.sequence_length} tokens",
             "At least 8 are needed; choose a longer sequence.",
         )
         for name in ("calibration_tokens", "heldout_tokens"):
-            _require(
+            require(
                 getattr(self, name) >= self.sequence_length,
                 f"{name} is {getattr(self, name)}, less than one sequence "
                 f"of {self.sequence_length}",
                 "Raise it to at least one sequence.",
             )
-        _require(
+        require(
             self.items_per_task >= 0,
             f"items_per_task is {self.items_per_task}",
             "Give a positive number, or 0 for all items.",
         )
+
+    def asked(self) -> dict[str, object]:
+        """Return what makes two data differ: all fields, but what older records did not know only
+        where it is not as usual.
+        """
+        known = asdict(self)
+        if not self.task_names:
+            del known["task_names"]
+        return known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +120,7 @@ class ImportanceSpec:
     """Seed of everything random in scoring."""
 
     def __post_init__(self) -> None:
-        _require(bool(self.criteria), "No importance criterion is chosen", "Choose at least one.")
+        require(bool(self.criteria), "No importance criterion is chosen", "Choose at least one.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,32 +165,32 @@ class PruningSpec:
     """Kept MLP channels are a multiple of this where the ratio allows; >= 1."""
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             0.0 <= self.ratio < 1.0,
             f"The pruning ratio is {self.ratio}",
             "It is a share of the layers' parameters in [0, 1); choose one in that range.",
         )
         choices = (("scope", SCOPES), ("shape", SHAPES), ("compensation", COMPENSATIONS))
         for name, known in choices:
-            _require(
+            require(
                 getattr(self, name) in known,
                 f"The pruning {name} is {getattr(self, name)!r}",
                 f"Choose one of {', '.join(known)}.",
             )
         for name in ("protect_first", "protect_last"):
             value = getattr(self, name)
-            _require(
+            require(
                 value is None or value >= 0,
                 f"{name} is {value}",
                 "Give a number of layers, 0 or more.",
             )
         for name, words in (("width_multiple", "width multiple"), ("iterations", "iterations")):
-            _require(
+            require(
                 getattr(self, name) >= 1,
                 f"The number for {words} is {getattr(self, name)}",
                 "Give a whole number, 1 or more.",
             )
-        _require(
+        require(
             self.drop_layers >= 0,
             f"The number of layers to drop is {self.drop_layers}",
             "Give a whole number, 0 or more.",
@@ -193,12 +200,12 @@ class PruningSpec:
 
     def _check_kinds(self) -> None:
         unknown = sorted(set(self.kinds) - set(KINDS))
-        _require(
+        require(
             not unknown,
             f"There is no kind of unit named {', '.join(map(repr, unknown))}",
             f"Choose among {', '.join(KINDS)}.",
         )
-        _require(
+        require(
             bool(self.kinds) or self.drop_layers > 0 or self.ratio == 0.0,
             "No kind of unit may leave",
             f"Choose at least one of {', '.join(KINDS)}, or drop whole layers.",
@@ -206,7 +213,7 @@ class PruningSpec:
 
     def _check_layer_ratios(self) -> None:
         for layer, ratio in self.layer_ratios.items():
-            _require(
+            require(
                 layer.isdecimal() and 0.0 <= ratio < 1.0,
                 f"A ratio by hand of {ratio} for layer {layer!r}",
                 "Give the index of a layer, from 0, and a share in [0, 1).",
@@ -265,19 +272,22 @@ class SearchSpec:
     """
     ratios: tuple[float, ...] = ()
     """Pruning ratios of a joint search besides that of the run, ascending; each in [0, 1)."""
+    recover_steps: int = 0
+    """Optimiser steps of LoRA training, otherwise as the run's recovery is asked for, on every
+    plan before it is measured, baselines included; 0 measures plans as they are quantised. Their
+    bytes stay those of the packed weights: an adapter has the same size beside every plan.
+    """
     seed: int = 0
     """Seed of the strategy."""
 
     def __post_init__(self) -> None:
-        _require(bool(self.precisions), "No precision is chosen", "Choose at least one.")
-        _require(
+        require(bool(self.precisions), "No precision is chosen", "Choose at least one.")
+        require(
             len(set(self.precisions)) == len(self.precisions),
             f"The precisions {', '.join(self.precisions)} name one twice",
             "Name each once.",
         )
-        _require(
-            self.n_trials >= 1, f"The number of trials is {self.n_trials}", "Give at least 1."
-        )
+        require(self.n_trials >= 1, f"The number of trials is {self.n_trials}", "Give at least 1.")
         choices = (
             ("tie", TIES),
             ("objective", OBJECTIVES),
@@ -286,98 +296,58 @@ class SearchSpec:
             ("joint", JOINTS),
         )
         for name, known in choices:
-            _require(
+            require(
                 getattr(self, name) in known,
                 f"The search {name} is {getattr(self, name)!r}",
                 f"Choose one of {', '.join(known)}.",
             )
-        _require(
+        require(
             self.signal_tokens >= 0,
             f"The number of tokens for sensitivities is {self.signal_tokens}",
             "Give a positive number, or 0 for as many as the signal needs.",
         )
-        _require(self.patience >= 0, f"The patience is {self.patience}", "Give 0 or more trials.")
-        _require(
+        require(self.patience >= 0, f"The patience is {self.patience}", "Give 0 or more trials.")
+        require(
             1 <= self.rungs <= 6,
             f"The number of rungs is {self.rungs}",
             "Give 1 to measure every plan on all text, at most 6.",
         )
-        _require(
+        require(
             self.rungs == 1 or self.objective == "loss",
             f"A search for {self.objective} was asked for in {self.rungs} rungs, but rungs "
             f"compare losses on a part of the text, which say nothing of the answers to tasks",
             "Search for the loss, or measure every plan in full with 1 rung.",
         )
+        require(
+            self.recover_steps >= 0,
+            f"The number of recovery steps in each trial is {self.recover_steps}",
+            "Give 0 or more.",
+        )
+        require(
+            not (self.recover_steps and self.rungs > 1),
+            f"Recovery of {self.recover_steps} steps in each trial was asked for in {self.rungs} "
+            f"rungs, but training is what takes the time, and a rung would only save evaluation",
+            "Measure every plan in full with 1 rung, or leave recovery for after the search.",
+        )
         self._check_joint()
 
     def _check_joint(self) -> None:
         ascending = all(a < b for a, b in zip(self.ratios, self.ratios[1:], strict=False))
-        _require(
+        require(
             ascending and all(0.0 <= ratio < 1.0 for ratio in self.ratios),
             f"The pruning ratios of the joint search are {', '.join(map(str, self.ratios))}",
             "Give shares in [0, 1), ascending, each once.",
         )
-        _require(
+        require(
             (self.joint == "none") == (not self.ratios),
             f"The search has joint {self.joint!r} and {len(self.ratios)} pruning ratios beside "
             f"that of the run",
             "A joint search needs one or more such ratios (--joint-ratios), any other needs none.",
         )
-        _require(
+        require(
             self.joint != "per-layer" or self.tie == "layer",
             f"A pruning ratio per layer was asked for with ties by {self.tie}",
             "Tie by layer, or choose one ratio for the model.",
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecoverySpec:
-    """LoRA training after compression."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
-
-    steps: int = 60
-    """Optimiser steps; 0 skips recovery."""
-    rank: int = 8
-    """Rank of every adapter; >= 1."""
-    alpha: float = 16.0
-    """LoRA alpha; the update is scaled by alpha / rank; > 0."""
-    dropout: float = 0.0
-    """Dropout before the adapter; in [0, 1)."""
-    learning_rate: float = 1e-3
-    """Peak learning rate of AdamW; > 0."""
-    batch_size: int = 8
-    """Sequences per step; >= 1."""
-    sequence_length: int = 128
-    """Tokens per sequence; >= 8."""
-    seed: int = 0
-    """Seed of initialisation, dropout and batch order."""
-    trial: int | None = None
-    """Number of the measured plan to train on; None for the chosen one."""
-
-    def __post_init__(self) -> None:
-        _require(
-            self.steps >= 0, f"The number of recovery steps is {self.steps}", "Give 0 or more."
-        )
-        for name in ("rank", "batch_size"):
-            _require(
-                getattr(self, name) >= 1, f"{name} is {getattr(self, name)}", "Give 1 or more."
-            )
-        _require(
-            self.sequence_length >= 8,
-            f"The sequence length is {self.sequence_length} tokens",
-            "Give 8 or more.",
-        )
-        for name in ("alpha", "learning_rate"):
-            _require(
-                getattr(self, name) > 0.0,
-                f"{name} is {getattr(self, name)}",
-                "Give a number above 0.",
-            )
-        _require(
-            0.0 <= self.dropout < 1.0,
-            f"The dropout is {self.dropout}",
-            "It is a share in [0, 1); choose one in that range.",
         )
 
 
@@ -395,6 +365,13 @@ class ExportSpec:
     """Number of the measured plan to write; None for the chosen one."""
     include_adapter: bool = True
     """Put the recovery adapter in a subfolder beside the weights, when there is one."""
+    merge_adapter: bool = False
+    """Add the adapter to the weights instead and write them in the format; the logits are compared
+    with those of weights and adapter apart.
+    """
+    merge_tolerance: float = 0.02
+    """Largest relative error of the logits, |difference| over |logits| in Frobenius norms, that a
+    merge may cause; > 0. A merge beyond it is refused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -412,3 +389,10 @@ class RunSpec:
     export: ExportSpec = field(default_factory=ExportSpec)
     name: str = ""
     """What the person calls the run; may be empty."""
+
+    def recovery_in_trials(self) -> dict[str, object]:
+        """Return what of the recovery has a say in what a trial measures, where trials recover."""
+        asked = asdict(self.recovery)
+        for name in ("trial", "steps", "checkpoint_steps"):
+            del asked[name]
+        return {**asked, "steps": self.search.recover_steps}

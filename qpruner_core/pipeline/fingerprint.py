@@ -53,12 +53,14 @@ class Fingerprints:
         levels = record.quantize.levels if record.quantize is not None else ()
         parts = {
             "weights": self.weights(record),
-            "data": asdict(record.spec.data),
+            "data": record.spec.data.asked(),
             "texts": self._texts(record),
             "cut": [asdict(record.prune.plan), record.prune.biases],
             "levels": [asdict(level.plan) for level in levels],
             "arithmetic": arithmetic,
         }
+        if record.spec.search.recover_steps:
+            parts["recovery"] = record.spec.recovery_in_trials()
         text = json.dumps(parts, sort_keys=True, default=list)
         return hashlib.sha256(text.encode()).hexdigest()[:_LENGTH]
 

@@ -21,10 +21,10 @@ from qpruner_core.domain.record import (
     ImportanceOutcome,
     ModelCard,
     QuantizationOutcome,
-    RecoveryOutcome,
     RunRecord,
     Trial,
 )
+from qpruner_core.domain.recovered import RecoveryOutcome
 from qpruner_core.domain.spec import PruningSpec, RunSpec
 from qpruner_core.errors import BadInputError, NotReadyError
 from qpruner_core.importance import score, table

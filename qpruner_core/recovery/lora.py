@@ -22,7 +22,7 @@ from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.progress import OnProgress, never, silent
-from qpruner_core.domain.spec import RecoverySpec
+from qpruner_core.domain.recovery import RecoverySpec
 from qpruner_core.recovery.adapter import save_adapter
 from qpruner_core.recovery.memory import PeakMemory, estimated_bytes
 from qpruner_core.recovery.training import Trainer

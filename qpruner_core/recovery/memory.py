@@ -12,7 +12,7 @@ from qpruner_core.catalog import precision_formats
 from qpruner_core.domain.device_memory import TrainingLoad, training_bytes_estimate
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.plan import PrecisionPlan
-from qpruner_core.domain.spec import RecoverySpec
+from qpruner_core.domain.recovery import RecoverySpec
 
 
 def estimated_bytes(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from qpruner_core.domain.progress import OnProgress, Progress
-from qpruner_core.domain.spec import RecoverySpec
+from qpruner_core.domain.recovery import RecoverySpec
 from qpruner_core.errors import DataTooShortError, NonFiniteLossError
 from qpruner_core.recovery.memory import PeakMemory
 

@@ -20,7 +20,7 @@ from qpruner_core.domain.device_memory import (
 )
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.record import SensitivityCell
-from qpruner_core.domain.spec import RecoverySpec
+from qpruner_core.domain.recovery import RecoverySpec
 from qpruner_core.errors import NotReadyError
 from qpruner_core.search.space import SearchSpace
 

@@ -14,7 +14,7 @@ from qpruner_core.catalog import precision_formats
 from qpruner_core.domain.footprint import plan_bytes
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.plan import PrecisionPlan, PruningPlan
-from qpruner_core.domain.spec import RecoverySpec
+from qpruner_core.domain.recovery import RecoverySpec
 from qpruner_core.export.hf_mixed import EXPORTER
 from qpruner_core.export.verify import reference_logits, weight_file_bytes
 from qpruner_core.recovery.lora import recover

@@ -20,7 +20,8 @@ from qpruner_core.catalog import ARCHITECTURES
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.plan import PrecisionPlan, PruningPlan
 from qpruner_core.domain.record import ModelCard
-from qpruner_core.domain.spec import ModelSpec, RecoverySpec
+from qpruner_core.domain.recovery import RecoverySpec
+from qpruner_core.domain.spec import ModelSpec
 from qpruner_core.errors import BadInputError, UnsupportedModelError
 from qpruner_core.export import ExportFacts
 from qpruner_core.export.hf_16bit import EXPORTER as SIXTEEN_BIT

@@ -18,7 +18,7 @@ from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.progress import Progress
-from qpruner_core.domain.spec import RecoverySpec
+from qpruner_core.domain.recovery import RecoverySpec
 from qpruner_core.errors import StorageFullError
 from qpruner_core.models.architectures import gpt2
 from qpruner_core.quantization.packing import pack_

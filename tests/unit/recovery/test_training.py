@@ -14,7 +14,7 @@ from qpruner_core.domain.footprint import plan_bytes
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.progress import never, silent
-from qpruner_core.domain.spec import RecoverySpec
+from qpruner_core.domain.recovery import RecoverySpec
 from qpruner_core.errors import DataTooShortError, NonFiniteLossError
 from qpruner_core.recovery.memory import PeakMemory, estimated_bytes
 from qpruner_core.recovery.training import Trainer, batches, rate_factor

@@ -12,7 +12,7 @@ from qpruner_core.domain.device_memory import TrainingLoad, training_bytes_estim
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.plan import PruningPlan
 from qpruner_core.domain.record import SensitivityCell
-from qpruner_core.domain.spec import RecoverySpec
+from qpruner_core.domain.recovery import RecoverySpec
 from qpruner_core.errors import NotReadyError
 from qpruner_core.search.costs import NANOSECONDS, cost_of, training_load, unit_costs_of
 from qpruner_core.search.space import SearchSpace

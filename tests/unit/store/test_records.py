@@ -16,7 +16,8 @@ from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.plan import PrecisionPlan, PruningPlan
 from qpruner_core.domain.progress import Progress
 from qpruner_core.domain.record import ExportOutcome, ImportanceOutcome, RecoveryOutcome
-from qpruner_core.domain.spec import ExportSpec, ImportanceSpec, ModelSpec, RecoverySpec, RunSpec
+from qpruner_core.domain.recovery import RecoverySpec
+from qpruner_core.domain.spec import ExportSpec, ImportanceSpec, ModelSpec, RunSpec
 from qpruner_core.errors import BadInputError, NotReadyError, StorageFullError
 from qpruner_core.models.architectures import llama
 from qpruner_core.store import records

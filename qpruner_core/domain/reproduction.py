@@ -1,0 +1,139 @@
+"""The paper's table on any model: what is asked, and the rows as they are measured.
+
+Source of the rows: QPruner (arXiv:2412.11629), its tables of accuracy and memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from qpruner_core.domain.checks import require
+from qpruner_core.domain.metrics import Metrics
+from qpruner_core.domain.plan import PrecisionPlan
+from qpruner_core.domain.recovered import RecoveryOutcome
+from qpruner_core.domain.recovery import RecoverySpec
+
+STRICT = {"extra": "forbid"}
+SETTINGS = ("paper", "script", "ours")
+VARIANTS = ("LLM-Pruner (16 bit)", "QPruner-1", "QPruner-2", "QPruner-3")
+"""Rows at every ratio, in the order of the paper's table; the names of `search.presets`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReproductionSpec:
+    """What the table is made of."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+
+    setting: str = "paper"
+    """``"paper"``: as abstract and section names say: Taylor pruning, {nf4, int8} per layer by
+    mutual information, refined by a Gaussian process whose every trial is recovered for a while.
+    ``"script"``: as the public post-training script does it: first and last layers stay at 16 bit,
+    and 8-bit layers hold 16-bit weights in memory. ``"ours"``: this product's defaults."""
+    ratios: tuple[float, ...] = (0.2, 0.3, 0.5)
+    """Pruning ratios, ascending; each in [0, 1)."""
+    recovery: RecoverySpec = field(default_factory=RecoverySpec)
+    """How every row is recovered."""
+    n_trials: int = 50
+    """Plans that refine QPruner-2 at every ratio; >= 1."""
+    n_startup: int = 10
+    """Of these, the first ones that the Gaussian process does not choose; >= 1."""
+    recover_steps: int = 0
+    """Steps of recovery in each trial; 0 measures plans as they are quantised."""
+    int8_share: float = 0.25
+    """Share of the layers' 8-bit bytes beyond 4 bit that the memory budget of QPruner-2 and
+    QPruner-3 pays for; in [0, 1]."""
+    items_per_task: int = 0
+    """Items per task that a row is judged by; 0 for all."""
+    seed: int = 0
+    """Seed of everything random."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.setting in SETTINGS,
+            f"The setting of the table is {self.setting!r}",
+            f"Choose one of {', '.join(SETTINGS)}.",
+        )
+        ascending = all(a < b for a, b in zip(self.ratios, self.ratios[1:], strict=False))
+        require(
+            bool(self.ratios) and ascending and all(0.0 <= ratio < 1.0 for ratio in self.ratios),
+            f"The pruning ratios of the table are {', '.join(map(str, self.ratios)) or 'none'}",
+            "Give one or more shares in [0, 1), ascending, each once.",
+        )
+        for name in ("n_trials", "n_startup"):
+            value = getattr(self, name)
+            require(value >= 1, f"{name} is {value}", "Give 1 or more.")
+        for name in ("recover_steps", "items_per_task"):
+            value = getattr(self, name)
+            require(value >= 0, f"{name} is {value}", "Give 0 or more.")
+        require(
+            0.0 <= self.int8_share <= 1.0,
+            f"The share of 8-bit layers is {self.int8_share}",
+            "It is a share in [0, 1]; choose one in that range.",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReproductionRow:
+    """One line of the table, measured."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+
+    ratio: float
+    """Pruning ratio."""
+    variant: str
+    """One of `VARIANTS`."""
+    run_id: str
+    """The run that pruned and searched at this ratio."""
+    trial: int
+    """Number of the plan there."""
+    plan: PrecisionPlan
+    recovery: RecoveryOutcome
+    """Before and after; ``after.weight_bytes`` is what inference holds, the adapter included."""
+    weight_bytes: int
+    """Packed weights without the adapter; bytes."""
+    seconds: float
+    """Wall time of the row: training and both measurements; its search is the ratio's."""
+
+    @property
+    def training_bytes(self) -> int | None:
+        """Measured training memory; None where nothing was trained."""
+        return self.recovery.peak_memory_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reproduction:
+    """The table as far as it has come."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+
+    spec: ReproductionSpec
+    rows: tuple[ReproductionRow, ...] = ()
+    """By ratio, then in the order of `VARIANTS`."""
+    dense: Metrics | None = None
+    """The model before pruning, on the items of the rows; None until measured."""
+    runs: Mapping[str, str] = field(default_factory=dict)
+    """Pruning ratio, as text -> id of the run that prunes and searches there."""
+    search_seconds: Mapping[str, float] = field(default_factory=dict)
+    """Pruning ratio, as text -> wall time of everything before its rows."""
+    remarks: tuple[str, ...] = ()
+    """Sentences for the person."""
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the finished table."""
+        return len(self.spec.ratios) * len(VARIANTS)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every row is measured."""
+        return len(self.rows) >= self.n_rows
+
+    def row(self, ratio: float, variant: str) -> ReproductionRow | None:
+        """Return a row; None while it is missing."""
+        for found in self.rows:
+            if found.ratio == ratio and found.variant == variant:
+                return found
+        return None
