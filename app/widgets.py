@@ -17,6 +17,7 @@ from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.record import RunRecord
 from qpruner_core.domain.spec import RunSpec
 from qpruner_core.errors import QPrunerError
+from qpruner_core.store import uploads
 
 EVERY = 1.5
 """Seconds between two looks at what is under way."""
@@ -151,6 +152,7 @@ def launch(
     try:
         check_spec(spec)
         target = services.store().fork(record.run_id, steps[0]) if keep else record
+        spec = uploads.moved(spec, *map(services.store().folder, (record.run_id, target.run_id)))
         services.jobs().start_line(target.run_id, steps, spec, workers=workers)
     except QPrunerError as error:
         error_panel(str(error))

@@ -8,6 +8,7 @@ runs/<run_id>/spec.json       what was asked for at first; written once
                               trials of its search (.lock.next by whoever wants it alone next)
               values/         intermediate values of a step, replaced as a whole
               artifacts/      arrays by SHA-256; folders that a step writes (adapter, export)
+              uploads/        files that a person gave it; written by the app, never changed
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from qpruner_core.domain.progress import Progress
 from qpruner_core.domain.record import MEASURED, STEPS, RunRecord
 from qpruner_core.domain.spec import RunSpec
 from qpruner_core.errors import BadInputError
-from qpruner_core.store import artifacts, events, locks, studies
+from qpruner_core.store import artifacts, events, locks, studies, uploads
 from qpruner_core.store.codec import from_json, to_json
 from qpruner_core.store.events import Event
 from qpruner_core.store.files import last_lines, link_tree, size_bytes, write_whole
@@ -176,6 +177,8 @@ class RunStore:
             seconds={step: value for step, value in found.seconds.items() if step not in emptied},
             **dict.fromkeys(emptied),  # type: ignore[arg-type]
         )
+        spec = uploads.moved(kept.spec, self.folder(run_id), self.folder(kept.run_id))
+        kept = replace(kept, spec=spec)
         found = self._found(*self._relocated(kept, self.folder(run_id)))
         self._take_along(run_id, found.run_id)
         return found
@@ -337,7 +340,12 @@ class RunStore:
         return record, {name: path for name, path in linked.items() if path.exists()}
 
     def _take_along(self, source: str, target: str) -> None:
-        """Link what was measured of single plans into a copy: no plan is measured twice there."""
+        """Link into a copy what was measured of single plans, so that none is measured twice, and
+        the files that the run was given.
+        """
+        given = self.folder(source) / uploads.FOLDER
+        if given.is_dir():
+            link_tree(given, self.folder(target) / uploads.FOLDER)
         values = self.folder(target) / "values"
         for path in (self.folder(source) / "values").glob(f"{MEASURED}*.json"):
             values.mkdir(exist_ok=True)
