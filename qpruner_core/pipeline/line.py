@@ -7,8 +7,6 @@ from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
-import torch
-
 from qpruner_core.catalog import check_spec
 from qpruner_core.domain.compression import CompressionOutcome
 from qpruner_core.domain.metrics import Metrics
@@ -38,11 +36,10 @@ from qpruner_core.pipeline.exporting import export_trial
 from qpruner_core.pipeline.fingerprint import Fingerprints
 from qpruner_core.pipeline.materials import Materials, bytes_16_bit
 from qpruner_core.pipeline.quantizing import measure_signals
+from qpruner_core.pipeline.recovering import Asked, recover_plan
 from qpruner_core.pipeline.samples import continue_text
 from qpruner_core.pipeline.searching import THIS_PROCESS, Searching, told_values
 from qpruner_core.pipeline.timing import with_times
-from qpruner_core.quantization.packing import pack_, packed_bytes
-from qpruner_core.recovery.lora import recover
 from qpruner_core.search.pareto import front_numbers
 from qpruner_core.store.records import RunStore
 
@@ -177,40 +174,10 @@ class Line:
     def _recover(self) -> RecoveryOutcome:
         record = self.record()
         trial = self._trial(record.spec.recovery.trial)
-        spec = replace(record.spec.recovery, trial=trial.number)
-        layout = self._materials.layout(trial.plan.levels)
-        training = self._materials.training(spec.sequence_length)
+        asked = Asked(plan=trial.plan, spec=replace(record.spec.recovery, trial=trial.number))
+        told = (self.on_progress, self.should_stop)
         suite = self._materials.suite()
-        taken = self._materials.take_pruned(trial.plan.levels)
-        pack_(taken.model, layout, trial.plan, taken.device.compute_dtype)
-        size = packed_bytes(taken.model)
-
-        def evaluate(model: torch.nn.Module, adapter_bytes: int = 0) -> Metrics:
-            return suite.evaluate(
-                model, weight_bytes=size + adapter_bytes, device_name=taken.device.name
-            )
-
-        recovered = recover(
-            taken.model,
-            layout,
-            trial.plan,
-            spec,
-            training,
-            evaluate=evaluate,
-            folder=self._store.artifact_folder(self._run_id, "adapter"),
-            on_progress=self.on_progress,
-            should_stop=self.should_stop,
-        )
-        return RecoveryOutcome(
-            spec=spec,
-            before=recovered.before,
-            after=recovered.after,
-            losses=recovered.losses,
-            adapter=recovered.adapter,
-            trainable_parameters=recovered.trainable_parameters,
-            estimated_memory_bytes=recovered.estimated_memory_bytes,
-            peak_memory_bytes=recovered.peak_memory_bytes,
-        )
+        return recover_plan(self._store, record, self._materials, asked, suite, *told)
 
     def _export(self) -> ExportOutcome:
         record = self.record()
