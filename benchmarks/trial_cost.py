@@ -89,7 +89,7 @@ def random_subject() -> Subject:
         return EncodedItem(
             contexts=(tokens(24),) * n_choices,
             continuations=tuple(tokens(n_tokens) for _ in range(n_choices)),
-            n_bytes=(6,) * n_choices,
+            n_characters=(6,) * n_choices,
             gold=0,
         )
 

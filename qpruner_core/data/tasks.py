@@ -1,4 +1,9 @@
-"""Multiple-choice items from folders of `<task>.jsonl`, one item a line, checked line by line."""
+"""Multiple-choice items from folders of `<task>.jsonl`, one item a line, checked line by line.
+
+A line is ``{"context", "choices", "gold"}``, or ``{"contexts", "continuation", "gold"}`` where the
+choices are what stands before one and the same continuation, as in Winogrande. An ``id`` may be
+given; without one the number of the line is it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +17,8 @@ from typing import Any
 from qpruner_core.errors import BadInputError, DataTooShortError
 from qpruner_core.inspection import demo_folder
 
-_EXAMPLE = '{"id": "q1", "context": "2 + 2 =", "choices": [" 4", " 5"], "gold": 0}'
+_EXAMPLE = '{"context": "2 + 2 =", "choices": [" 4", " 5"], "gold": 0}'
+_PARTIAL = ("contexts", "continuation")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,11 +28,20 @@ class Item:
     id: str
     """Unique within its task."""
     context: str
-    """What the model reads first; may be empty."""
+    """What the model reads first; may be empty. Empty where every choice has a context of its
+    own."""
     choices: tuple[str, ...]
     """Continuations, appended to the context as they are; two or more, none empty."""
     gold: int
     """Index of the right choice."""
+    contexts: tuple[str, ...] = ()
+    """What the model reads before each choice, where the choices differ in that and are otherwise
+    one text; none empty. Empty: all read `context`."""
+
+    @property
+    def all_contexts(self) -> tuple[str, ...]:
+        """What stands before each choice."""
+        return self.contexts or (self.context,) * len(self.choices)
 
 
 def read_tasks(
@@ -90,7 +105,7 @@ def _read_items(file: Path) -> tuple[Item, ...]:
         if not line.strip():
             continue
         where = f"{file}:{number}"
-        item = _parse_item(line, where)
+        item = _parse_item(line, where, str(number))
         if item.id in items:
             raise _misfit(where, f"repeats the id {item.id!r}")
         items[item.id] = item
@@ -102,7 +117,7 @@ def _read_items(file: Path) -> tuple[Item, ...]:
     return tuple(items.values())
 
 
-def _parse_item(line: str, where: str) -> Item:
+def _parse_item(line: str, where: str, usual_id: str) -> Item:
     try:
         stated = json.loads(line)
     except ValueError as error:
@@ -112,29 +127,41 @@ def _parse_item(line: str, where: str) -> Item:
     found = _complaint(stated)
     if found:
         raise _misfit(where, found)
+    name = str(stated.get("id", usual_id))
+    if _is_partial(stated):
+        contexts = tuple(stated["contexts"])
+        choices = (stated["continuation"],) * len(contexts)
+        return Item(id=name, context="", choices=choices, gold=stated["gold"], contexts=contexts)
     return Item(
-        id=stated["id"],
+        id=name,
         context=stated["context"],
         choices=tuple(stated["choices"]),
         gold=stated["gold"],
     )
 
 
+def _is_partial(stated: Mapping[str, Any]) -> bool:
+    return any(key in stated for key in _PARTIAL)
+
+
 def _complaint(stated: Mapping[str, Any]) -> str:
     """Return what does not fit about a line's object, empty when all does."""
-    missing = [key for key in ("id", "context", "choices", "gold") if key not in stated]
+    partial = _is_partial(stated)
+    text, texts = reversed(_PARTIAL) if partial else ("context", "choices")
+    missing = [key for key in (text, texts, "gold") if key not in stated]
     if missing:
         return f"lacks {', '.join(map(repr, missing))}"
-    for key in ("id", "context"):
-        if not isinstance(stated[key], str):
-            return f"states {key!r} as {stated[key]!r}, which is not a text"
-    choices, gold = stated["choices"], stated["gold"]
-    if not isinstance(choices, list) or not all(isinstance(c, str) and c for c in choices):
-        return "states 'choices' that are not a list of texts, none empty"
-    if len(choices) < 2:
-        return f"states {len(choices)} choices where two or more are needed"
-    if type(gold) is not int or not 0 <= gold < len(choices):
-        return f"states 'gold' as {gold!r}, which is no index into {len(choices)} choices"
+    if type(stated.get("id", "")) not in (str, int):
+        return f"states 'id' as {stated['id']!r}, which is neither a text nor a whole number"
+    if not isinstance(stated[text], str) or (partial and not stated[text]):
+        return f"states {text!r} as {stated[text]!r}, which is not a text"
+    several, gold = stated[texts], stated["gold"]
+    if not isinstance(several, list) or not all(isinstance(c, str) and c for c in several):
+        return f"states {texts!r} that are not a list of texts, none empty"
+    if len(several) < 2:
+        return f"states {len(several)} {texts} where two or more are needed"
+    if type(gold) is not int or not 0 <= gold < len(several):
+        return f"states 'gold' as {gold!r}, which is no index into {len(several)} {texts}"
     return ""
 
 

@@ -23,7 +23,8 @@ class TaskResult:
     accuracy: float
     """Share of items whose gold choice has the largest summed log-likelihood; in [0, 1]."""
     accuracy_normalized: float
-    """The same by log-likelihood per byte of the choice text; in [0, 1]."""
+    """The same by log-likelihood per character of the choice, lm-evaluation-harness's
+    ``acc_norm``; in [0, 1]."""
     correct: tuple[bool, ...] = ()
     """Item by item, in file order, by the task's chosen rule; empty when not kept."""
 

@@ -3,7 +3,8 @@
 
 The choice's tokens are those of ``context + choice`` behind as many tokens as the context alone
 has; spaces at the end of the context count to the choice; an empty context becomes the
-tokenizer's first token.
+tokenizer's first token. What normalises a log-likelihood is the choice's number of characters, as
+for the harness's ``acc_norm``.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ class EncodedItem:
     """Context of every choice, at least one token; equal unless a limit cut them."""
     continuations: tuple[tuple[int, ...], ...]
     """Tokens of every choice, at least one."""
-    n_bytes: tuple[int, ...]
-    """UTF-8 bytes of every choice's text, without the space that joins it to the context; >= 1."""
+    n_characters: tuple[int, ...]
+    """Characters of every choice's text, without the space that joins it to the context; those of
+    the context where each choice has its own. >= 1."""
     gold: int
     """Index of the right choice."""
 
@@ -60,16 +62,22 @@ class PairEncoder:
                 f"Item {item.id!r} of task {task!r} names choice {item.gold} as right, but has "
                 f"{len(item.choices)} choices. Give an index from 0 to {len(item.choices) - 1}."
             )
-        pairs = [self._pair(item, task, choice) for choice in item.choices]
+        texts = tuple(zip(item.all_contexts, item.choices, strict=True))
+        pairs = [self._pair(item, task, *text) for text in texts]
         return EncodedItem(
             contexts=tuple(self._cut(context, choice) for context, choice in pairs),
             continuations=tuple(choice for _, choice in pairs),
-            n_bytes=tuple(len(choice.lstrip().encode()) for choice in item.choices),
+            n_characters=tuple(
+                len(context) if item.contexts else len(choice.removeprefix(" "))
+                for context, choice in texts
+            ),
             gold=item.gold,
         )
 
-    def _pair(self, item: Item, task: str, choice: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        context, continuation = self._split(item.context, choice)
+    def _pair(
+        self, item: Item, task: str, text: str, choice: str
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        context, continuation = self._split(text, choice)
         if not continuation or not choice.strip():
             raise BadInputError(
                 f"Item {item.id!r} of task {task!r} has the choice {choice!r}, which holds no "

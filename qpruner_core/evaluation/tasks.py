@@ -38,10 +38,12 @@ class Row:
     context: tuple[int, ...]
     """Tokens, at least one."""
     choices: tuple[tuple[int, tuple[int, ...]], ...]
-    """(Number of the choice in the whole suite, its tokens)."""
+    """(Number of the choice in the whole suite, its tokens). Equal tokens are read once, so that
+    equal choices tie exactly."""
 
     def __len__(self) -> int:
-        return len(self.context) + sum(len(tokens) - 1 for _, tokens in self.choices)
+        read = {tokens for _, tokens in self.choices}
+        return len(self.context) + sum(len(tokens) - 1 for tokens in read)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,17 +63,17 @@ class Batch:
 
 
 def rows_of(items: Sequence[EncodedItem]) -> list[Row]:
-    """Return one row per item, or one per choice where a limit cut contexts differently."""
+    """Return one row per item, or one per context where choices have their own or a limit cut
+    them differently.
+    """
     rows = []
     number = 0
     for item in items:
-        pairs = list(enumerate(item.continuations, number))
-        if len(set(item.contexts)) == 1:
-            rows.append(Row(context=item.contexts[0], choices=tuple(pairs)))
-        else:
-            for context, pair in zip(item.contexts, pairs, strict=True):
-                rows.append(Row(context=context, choices=(pair,)))
-        number += len(pairs)
+        sharing: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]] = {}
+        for pair in enumerate(item.continuations, number):
+            sharing.setdefault(item.contexts[pair[0] - number], []).append(pair)
+        rows += [Row(context=context, choices=tuple(pairs)) for context, pairs in sharing.items()]
+        number += len(item.continuations)
     return rows
 
 
@@ -98,19 +100,25 @@ def _collate(rows: Sequence[Row]) -> Batch:
     width = max(len(row) for row in rows)
     ids, positions, branches = (torch.zeros(len(rows), width, dtype=torch.long) for _ in range(3))
     sources: dict[int, int] = {}
-    picks = []
+    picks: list[tuple[int, int, int]] = []
     for index, row in enumerate(rows):
+        read: dict[tuple[int, ...], list[tuple[int, int, int]]] = {}
         tokens, places, numbers = (
             list(row.context),
             list(range(len(row.context))),
             [0] * len(row.context),
         )
         for branch, (choice, continuation) in enumerate(row.choices, start=1):
+            if continuation in read:
+                picks += [(place, token, choice) for place, token, _ in read[continuation]]
+                continue
             source = len(row.context) - 1
+            mine = read[continuation] = []
             for depth, token in enumerate(continuation):
                 place = sources.setdefault(index * width + source, len(sources))
-                picks.append((place, token, choice))
+                mine.append((place, token, choice))
                 source = len(tokens) + depth
+            picks += mine
             tokens += continuation[:-1]
             places += range(len(row.context), len(row.context) + len(continuation) - 1)
             numbers += [branch] * (len(continuation) - 1)
@@ -200,9 +208,9 @@ def results(
         correct, normalized = [], []
         for item in members:
             sums = values[start : start + len(item.continuations)]
-            per_byte = [value / n for value, n in zip(sums, item.n_bytes, strict=True)]
+            weighed = [value / n for value, n in zip(sums, item.n_characters, strict=True)]
             correct.append(sums.index(max(sums)) == item.gold)
-            normalized.append(per_byte.index(max(per_byte)) == item.gold)
+            normalized.append(weighed.index(max(weighed)) == item.gold)
             start += len(sums)
         found[task] = TaskResult(
             n_items=len(members),

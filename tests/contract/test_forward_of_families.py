@@ -69,7 +69,9 @@ def test_losses_are_those_of_the_models_own_logits(pair):
 def test_choices_that_share_their_context_are_worth_what_they_are_worth_alone(model):
     choices = ((5, 6, 7), (8, 9), (40, 3, 2, 1))
     context = tuple(IDS[0, :9].tolist())
-    item = EncodedItem(contexts=(context,) * 3, continuations=choices, n_bytes=(1, 1, 1), gold=0)
+    item = EncodedItem(
+        contexts=(context,) * 3, continuations=choices, n_characters=(1, 1, 1), gold=0
+    )
     found = choice_log_likelihoods(model, batches_of(rows_of([item])), 3)
     for value, choice in zip(found.tolist(), choices, strict=True):
         ids = torch.tensor([context + choice])

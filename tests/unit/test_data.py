@@ -220,6 +220,20 @@ def test_all_items_come_in_file_order(tasks_folder):
     assert tasks["first"][0] == Item(id="q0", context="ba", choices=(" ca", " da"), gold=1)
 
 
+def test_items_without_ids_go_by_their_lines_and_whole_numbers_are_ids_too(tmp_path):
+    write_task(tmp_path / "tasks", "mine", [question(id=None), question(id=None), question(id=0)])
+    items = read_tasks(str(tmp_path / "tasks"), 0)["mine"]
+    assert [item.id for item in items] == ["1", "2", "0"]
+
+
+def test_choices_may_differ_in_what_stands_before_them(tmp_path):
+    line = {"contexts": ["ba", "bo"], "continuation": " ca", "gold": 1}
+    write_task(tmp_path / "tasks", "mine", [line])
+    (item,) = read_tasks(str(tmp_path / "tasks"), 0)["mine"]
+    assert (item.choices, item.all_contexts) == ((" ca", " ca"), ("ba", "bo"))
+    assert Item(id="0", context="ba", choices=("a", "b"), gold=0).all_contexts == ("ba", "ba")
+
+
 def test_a_choice_of_items_is_seeded_and_grows_by_adding(tasks_folder):
     ten, twenty = (read_tasks(str(tasks_folder), n, seed=3) for n in (10, 20))
     assert ten["first"] == twenty["first"][:10]
@@ -238,8 +252,8 @@ def test_no_tasks_can_be_asked_for():
         ("{", "is not JSON"),
         ("[1]", "holds a list"),
         (question(gold=None), "lacks 'gold'"),
-        (question(id=None, context=None), "lacks 'id', 'context'"),
-        (question(id=7), "'id' as 7"),
+        (question(context=None, choices=None), "lacks 'context', 'choices'"),
+        (question(id=True), "'id' as True"),
         (question(context=["ba"]), "'context' as"),
         (question(choices=" ca"), "not a list of texts"),
         (question(choices=[" ca", ""]), "none empty"),
@@ -248,6 +262,9 @@ def test_no_tasks_can_be_asked_for():
         (question(gold=True), "'gold' as True"),
         (question(gold=-1), "'gold' as -1"),
         (question(0), "repeats the id 'q0'"),
+        ({"contexts": ["ba"], "continuation": " ca", "gold": 0}, "1 contexts"),
+        ({"contexts": ["ba", "bo"], "gold": 0}, "lacks 'continuation'"),
+        ({"contexts": ["ba", "bo"], "continuation": "", "gold": 0}, "'continuation' as ''"),
     ],
 )
 def test_the_first_bad_line_is_named(tmp_path, line, words):

@@ -67,12 +67,12 @@ def test_an_empty_context_without_a_first_token_is_answered_with_a_sentence(
         encode(merging_tokenizer, "", "c")
 
 
-def test_lengths_are_bytes_of_the_choice_without_its_leading_space(
+def test_lengths_are_characters_of_the_choice_without_the_space_that_joins_it(
     tiny_tokenizer: PreTrainedTokenizerFast,
 ) -> None:
     item = Item(id="0", context="ba", choices=(" be", " bé", "  bi"), gold=0)
     encoded = PairEncoder(tiny_tokenizer).item(item, "t")
-    assert encoded.n_bytes == (2, 3, 2)
+    assert encoded.n_characters == (2, 2, 3)
 
 
 def test_long_contexts_are_cut_from_the_left_for_every_choice_by_itself(

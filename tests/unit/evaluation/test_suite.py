@@ -128,15 +128,15 @@ def test_accuracies_follow_from_the_log_likelihoods_item_by_item(
         summed = [
             int(np.argmax(s)) == item.gold for s, item in zip(sums[task], items, strict=True)
         ]
-        per_byte = [
-            int(np.argmax(np.array(s) / [len(c.strip().encode()) for c in item.choices]))
+        weighed = [
+            int(np.argmax(np.array(s) / [len(c.strip()) for c in item.choices]))
             == item.gold
             for s, item in zip(sums[task], items, strict=True)
         ]
         assert result.correct == tuple(summed)
         assert result.n_items == len(items)
         assert result.accuracy == pytest.approx(np.mean(summed))
-        assert result.accuracy_normalized == pytest.approx(np.mean(per_byte))
+        assert result.accuracy_normalized == pytest.approx(np.mean(weighed))
     expected = np.mean([result.accuracy for result in metrics.tasks.values()])
     assert metrics.accuracy == pytest.approx(expected)
     assert metrics.loss == suite.loss(tiny_model)
