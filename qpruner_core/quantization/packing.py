@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from bitsandbytes.nn.modules import Linear4bit
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from qpruner_core.catalog import PRECISIONS
 from qpruner_core.domain.footprint import BYTES_16_BIT
@@ -26,8 +29,16 @@ def precision_of(module: nn.Module) -> str | None:
     return "bf16" if isinstance(module, Bf16Linear | Bf16Conv1D) else None
 
 
+Prepare = Callable[[str, nn.Linear | Conv1D], None]
+"""Changes a dense module of a name in place."""
+
+
 def pack_(
-    model: nn.Module, layout: ModelLayout, plan: PrecisionPlan, compute_dtype: torch.dtype
+    model: nn.Module,
+    layout: ModelLayout,
+    plan: PrecisionPlan,
+    compute_dtype: torch.dtype,
+    prepare: Prepare = lambda name, dense: None,
 ) -> None:
     """Replace every Linear of the decoder layers by its packed module, in place, one at a time.
 
@@ -36,6 +47,7 @@ def pack_(
         layout: Its layout.
         plan: One precision for every Linear.
         compute_dtype: Dtype of the products.
+        prepare: Told of every dense module just before it is packed.
 
     Raises:
         BadInputError: The plan is not for this layout.
@@ -48,6 +60,7 @@ def pack_(
             raise TypeError(
                 f"{name!r} is a {type(linear).__name__}; a dense Linear or Conv1D is needed"
             )
+        prepare(name, linear)
         model.set_submodule(name, PRECISIONS.target(precision).pack(linear, compute_dtype))
 
 
