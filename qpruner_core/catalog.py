@@ -443,6 +443,7 @@ INITIALIZATIONS: Registry[Callable[..., Initialization]] = Registry(
         title="Random A, B = 0",
         summary="LoRA's own: training starts at the compressed model itself.",
         target="qpruner_core.recovery.default:DefaultInitialization",
+        facts={"shifts": "never"},
     ),
     Entry(
         name="loftq",
@@ -459,6 +460,7 @@ INITIALIZATIONS: Registry[Callable[..., Initialization]] = Registry(
                 "weights stay those of the plan, with none nothing is fitted.",
             ),
         ),
+        facts={"shifts": "from the second alternation"},
     ),
     Entry(
         name="pissa",
@@ -466,8 +468,12 @@ INITIALIZATIONS: Registry[Callable[..., Initialization]] = Registry(
         summary="Adapters start at the largest singular directions of the weight, and the rest is "
         "quantised.",
         target="qpruner_core.recovery.pissa:PissaInitialization",
+        facts={"shifts": "always"},
     ),
 )
+"""The fact ``shifts`` says when it takes something from the weights before they are quantised, so
+that the packed ones are not those of the plan: ``never``, ``always``, or ``from the second
+alternation`` of its option ``iterations``."""
 
 OPTIMIZERS: Registry[Callable[..., Any]] = Registry(
     "optimiser",
@@ -553,6 +559,7 @@ def check_spec(spec: RunSpec) -> None:
     STRATEGIES.options(spec.search.strategy, spec.search.options)
     EXPORTERS.entry(spec.export.format)
     check_recovery(spec.recovery)
+    check_recovery_in_trials(spec)
 
 
 def check_recovery(spec: RecoverySpec) -> None:
@@ -564,3 +571,25 @@ def check_recovery(spec: RecoverySpec) -> None:
     """
     INITIALIZATIONS.options(spec.initialization, spec.initialization_options)
     OPTIMIZERS.entry(spec.optimizer)
+
+
+def check_recovery_in_trials(spec: RunSpec) -> None:
+    """Refuse to begin the training of trials by other packed weights than those of the plan: what
+    trials share is quantised once, from the weights as they are.
+
+    Raises:
+        BadInputError: The initialisation takes something from the weights.
+    """
+    name, steps = spec.recovery.initialization, spec.search.recover_steps
+    if not steps:
+        return
+    shifts = INITIALIZATIONS.entry(name).facts["shifts"]
+    options = INITIALIZATIONS.options(name, spec.recovery.initialization_options)
+    again = shifts == "from the second alternation" and int(options.get("iterations", 0)) > 1
+    if shifts == "always" or again:
+        words = f"{name} with {options['iterations']} iterations" if again else name
+        raise BadInputError(
+            f"Recovery of {steps} steps in each trial was to begin by {words}, which quantises "
+            f"other weights than those that all trials share. Begin by loftq with 1 iteration or "
+            f"by default, or leave recovery for after the search."
+        )

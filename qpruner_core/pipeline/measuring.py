@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from math import isfinite
 from time import perf_counter
@@ -31,6 +32,11 @@ from qpruner_core.store.measured import Kept
 OUT_OF_MEMORY = (
     "The device ran out of memory while measuring this plan. Evaluate with shorter sequences or "
     "fewer items, or on a device with more memory."
+)
+OUT_OF_MEMORY_IN_TRAINING = (
+    "The device ran out of memory while training or measuring this plan. Train with a smaller "
+    "micro-batch, with gradient checkpointing or on shorter sequences, or on a device with more "
+    "memory."
 )
 _CPU_OUT_OF_MEMORY = ("not enough memory", "can't allocate memory")
 """What torch says when the CPU's allocator gets none; it has no error of its own for that."""
@@ -61,6 +67,13 @@ class ShowsPlans(Protocol):
     def packed_bytes(self, plan: PrecisionPlan) -> int:
         """Return the bytes of the model under a plan."""
 
+    def found_weight(self, name: str, level: int = 0) -> torch.Tensor:
+        """Return the weight that a Linear came with at a level, (out_features, in_features)."""
+
+
+Trained = Callable[[ShowsPlans, PrecisionPlan], AbstractContextManager[nn.Module]]
+"""Gives the model of a bank that shows a plan, trained for a while; then it is as it was."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Bench:
@@ -80,6 +93,8 @@ class Bench:
     """For which study it is measured."""
     load: TrainingLoad
     """Of the recovery that the run asks for."""
+    trained: Trained
+    """What a plan goes through before it is measured."""
 
 
 class Measuring:
@@ -105,7 +120,10 @@ class Measuring:
                 raise
         # Outside the handler: the error holds on to the tensors of the frames it passed.
         _free_memory()
-        return Answer(state="failed", reason=OUT_OF_MEMORY)
+        trains = self._spec.recover_steps > 0
+        return Answer(
+            state="failed", reason=OUT_OF_MEMORY_IN_TRAINING if trains else OUT_OF_MEMORY
+        )
 
     def full(self, plan: PrecisionPlan) -> Answer:
         """Measure a plan to the end.
@@ -139,7 +157,9 @@ class Measuring:
         rivals: Sequence[Rival],
         known: tuple[float, ...],
     ) -> Answer:
-        """Read the text rung by rung, then score the tasks of a plan that is not dominated."""
+        """Train as is asked for, read the text rung by rung, then score the tasks of a plan that
+        is not dominated.
+        """
         suite, started = self._bench.suite(), perf_counter()
         size = bank.packed_bytes(plan)
         timed = suite.speed(bank.model) if self._spec.cost == "latency" else None
@@ -149,16 +169,17 @@ class Measuring:
             "latency": 1.0 / timed.decode_tokens_per_second if timed else 0.0,
         }
         race = _Race(suite=suite, rivals=rivals, cost=costs[self._spec.cost])
-        losses, verdict = race.run(bank.model, known, self._spec.rungs)
-        if verdict is not None:
-            return Answer(sequence_losses=losses, state="stopped", reason=verdict.words)
-        asked = Asked(
-            weight_bytes=size,
-            device_name=self._bench.device_name,
-            losses=losses,
-            seconds=perf_counter() - started,
-        )
-        measured = suite.measure(bank.model, asked)
+        with self._bench.trained(bank, plan) as model:
+            losses, verdict = race.run(model, known, self._spec.rungs)
+            if verdict is not None:
+                return Answer(sequence_losses=losses, state="stopped", reason=verdict.words)
+            asked = Asked(
+                weight_bytes=size,
+                device_name=self._bench.device_name,
+                losses=losses,
+                seconds=perf_counter() - started,
+            )
+            measured = suite.measure(model, asked)
         metrics = replace(measured.metrics, training_bytes=self._training_bytes(plan))
         if timed is not None:
             metrics = replace(

@@ -94,6 +94,11 @@ def remarks(
             f"taken over. They count as trials; ask for {reused} more to measure as many new "
             f"plans."
         )
+    if spec.search.recover_steps:
+        found.append(
+            f"Every plan was trained for {spec.search.recover_steps} steps before it was "
+            f"measured. Its bytes are those of the packed weights, without the adapter."
+        )
     if spec.search.cost == "training_memory":
         found.append("Training memory is estimated for every plan, not measured.")
     if spec.search.objective == "loss":

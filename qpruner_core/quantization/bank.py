@@ -20,7 +20,7 @@ from qpruner_core.domain.footprint import BYTES_16_BIT
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.errors import BadInputError
-from qpruner_core.quantization.orientation import candidate
+from qpruner_core.quantization.orientation import candidate, outputs_first
 from qpruner_core.quantization.packed_sizes import PackedSizes
 from qpruner_core.quantization.shapes import check_shapes
 
@@ -42,6 +42,10 @@ class Slot(Protocol):
         """Return the bytes of that candidate's weight as packed, without bias."""
         ...
 
+    def found_weight(self) -> torch.Tensor:
+        """Return the weight as it was found, ``(out_features, in_features)``, without history."""
+        ...
+
 
 class DenseSlot:
     """Candidates as dense weights; showing one exchanges the tensor behind the parameter."""
@@ -51,6 +55,7 @@ class DenseSlot:
     ) -> None:
         self._bytes = {name: sizes.count(linear, name) for name in precisions}
         self._parameter = linear.weight
+        self._inputs_first = isinstance(linear, Conv1D)
         found = linear.weight.data
         self._candidates: dict[str | None, torch.Tensor] = {None: found}
         for name in precisions:
@@ -66,6 +71,11 @@ class DenseSlot:
     def packed_bytes(self, precision: str) -> int:
         """Return the bytes counted on a packed Linear of that shape (see `Slot.packed_bytes`)."""
         return self._bytes[precision]
+
+    def found_weight(self) -> torch.Tensor:
+        """Return the weight as it was found (see `Slot.found_weight`)."""
+        found = self._candidates[None]
+        return found.t() if self._inputs_first else found
 
 
 class PackedSlot:
@@ -109,6 +119,10 @@ class PackedSlot:
     def packed_bytes(self, precision: str) -> int:
         """Return the bytes of the candidate itself (see `Slot.packed_bytes`)."""
         return int(PRECISIONS.target(precision).packed_bytes(self._candidates[precision]))
+
+    def found_weight(self) -> torch.Tensor:
+        """Return the weight as it was found (see `Slot.found_weight`)."""
+        return outputs_first(cast("nn.Linear", self._candidates[None]))
 
 
 class Bank:
@@ -187,6 +201,12 @@ class Bank:
     def linear_bytes(self, name: str, precision: str) -> int:
         """Return the bytes of one Linear's candidate as packed, without its bias."""
         return self._slots[name].packed_bytes(precision)
+
+    def found_weight(self, name: str, level: int = 0) -> torch.Tensor:
+        """Return the weight that a Linear came with, ``(out_features, in_features)``, without
+        history; there is one level.
+        """
+        return self._slots[name].found_weight()
 
     def packed_bytes(self, plan: PrecisionPlan) -> int:
         """Return the bytes of the model under a plan: counted on packed weights, the rest at 16

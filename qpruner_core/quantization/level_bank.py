@@ -123,6 +123,10 @@ class LevelBank:
         )
         return beside + sum(weights)
 
+    def found_weight(self, name: str, level: int = 0) -> torch.Tensor:
+        """Return the weight that a Linear came with at a level, as `Bank.found_weight` does."""
+        return self.banks[level].found_weight(name)
+
     def set(self, linear_name: str, precision: str | None) -> None:
         """Point one Linear, at the level its layer has now, at a candidate or its own weight
         (None).

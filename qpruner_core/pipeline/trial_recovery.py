@@ -1,0 +1,100 @@
+"""Recovery inside a trial: a plan shown by the bank is trained for a while, then measured.
+
+All trials share the weights of the bank, so that adapters start at what a plan lost of *these*
+weights. Nothing of a trial's training is kept, and nothing of it touches the disk: text is
+tokenised once, and where an adapter of a Linear starts at a precision is found once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from qpruner_core.catalog import INITIALIZATIONS, PRECISIONS
+from qpruner_core.data.training import TrainingSet
+from qpruner_core.domain.layout import LinearLayout, ModelLayout
+from qpruner_core.domain.plan import PrecisionPlan
+from qpruner_core.domain.recovery import RecoverySpec
+from qpruner_core.pipeline.measuring import ShowsPlans, Trained
+from qpruner_core.recovery.initialization import Start
+
+LayoutOf = Callable[[PrecisionPlan], ModelLayout]
+"""Returns the layout of the model under a plan."""
+ReadTraining = Callable[[RecoverySpec], TrainingSet]
+"""Returns what a recovery trains on."""
+
+
+def trained_for(
+    steps: int, recovery: RecoverySpec, layout_of: LayoutOf, read: ReadTraining
+) -> Trained:
+    """Return what every plan goes through before it is measured; nothing with 0 steps.
+
+    Args:
+        steps: As in `SearchSpec.recover_steps`.
+        recovery: How to train otherwise.
+        layout_of: Layout of the model under a plan.
+        read: Reads the text; asked once, when the first plan is trained.
+    """
+    if not steps:
+        return lambda bank, plan: nullcontext(bank.model)
+    spec = replace(recovery, steps=steps, trial=None, checkpoint_steps=0)
+    return _TrialRecovery(spec, layout_of, read)
+
+
+class _TrialRecovery:
+    """Trains one plan after the other, each from its own start."""
+
+    def __init__(self, spec: RecoverySpec, layout_of: LayoutOf, read: ReadTraining) -> None:
+        self._spec, self._layout_of, self._read = spec, layout_of, read
+        self._text: TrainingSet | None = None
+        self._starts: dict[tuple[str, int, str], Start] = {}
+
+    @contextmanager
+    def __call__(self, bank: ShowsPlans, plan: PrecisionPlan) -> Iterator[nn.Module]:
+        if self._text is None:
+            self._text = self._read(self._spec)
+        layout = self._layout_of(plan)
+        starts = self._starts_of(bank, layout, plan)
+        from qpruner_core.recovery.trial import recovered  # noqa: PLC0415
+
+        with recovered(bank.model, layout, self._spec, self._text, starts) as model:
+            yield model
+
+    def _starts_of(
+        self, bank: ShowsPlans, layout: ModelLayout, plan: PrecisionPlan
+    ) -> dict[str, Start]:
+        """Return where the adapter of every Linear starts, where LoRA does not say it itself."""
+        found = {
+            linear.name: self._start(bank, linear, plan)
+            for linear in layout.linears
+            if self._spec.rank_of(linear.layer, linear.role)
+        }
+        return {name: start for name, start in found.items() if start.adapter is not None}
+
+    def _start(self, bank: ShowsPlans, linear: LinearLayout, plan: PrecisionPlan) -> Start:
+        level = plan.levels[linear.layer] if plan.levels else 0
+        precision = plan.precisions[linear.name]
+        key = (linear.name, level, precision)
+        if key not in self._starts:
+            self._starts[key] = self._found(
+                bank.found_weight(linear.name, level), linear, precision
+            )
+        return self._starts[key]
+
+    def _found(self, weight: torch.Tensor, linear: LinearLayout, precision: str) -> Start:
+        name, options = self._spec.initialization, self._spec.initialization_options
+        rank = self._spec.rank_of(linear.layer, linear.role)
+        seed = hashlib.sha256(f"{self._spec.seed}:{linear.name}".encode()).digest()[:8]
+        # The catalogue has refused what would shift the weights (see `check_recovery_in_trials`).
+        return INITIALIZATIONS.target(name)(**INITIALIZATIONS.options(name, options)).start(
+            weight,
+            PRECISIONS.target(precision).fake_quantize,
+            rank,
+            self._spec.alpha / rank,
+            torch.Generator().manual_seed(int.from_bytes(seed, "big") >> 1),
+        )
