@@ -17,11 +17,13 @@ import torch
 
 from qpruner_core.catalog import precision_formats
 from qpruner_core.data import Corpus, load_corpus
+from qpruner_core.data.training import TrainingSet
 from qpruner_core.domain.footprint import plan_bytes
 from qpruner_core.domain.joint import Level
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.plan import PrecisionPlan, PruningPlan
 from qpruner_core.domain.record import PruningOutcome, RunRecord
+from qpruner_core.domain.recovery import RecoverySpec
 from qpruner_core.domain.spec import ModelSpec
 from qpruner_core.errors import NotReadyError
 from qpruner_core.evaluation import Suite, build_suite
@@ -209,19 +211,20 @@ class Materials:
             self._suites, self._data_key = {}, key
         return self._corpus
 
-    def training(self, length: int) -> torch.Tensor:
-        """Return the training text in sequences of that many tokens, (n_sequences, length)."""
-        data = self._record().spec.data
-        if length == data.sequence_length:
-            return self.corpus().training
+    def training(self, spec: RecoverySpec) -> TrainingSet:
+        """Return what recovery reads, in rows of ``spec.sequence_length`` tokens."""
+        data, length = self._record().spec.data, spec.sequence_length
+        if length == data.sequence_length and spec.training in ("", data.training):
+            return TrainingSet.of_text(self.corpus().training)
         data = replace(
             data,
+            training=spec.training or data.training,
             sequence_length=length,
             calibration_tokens=max(length, data.calibration_tokens),
             heldout_tokens=max(length, data.heldout_tokens),
             tasks="none",
         )
-        return load_corpus(data, self.current().tokenizer).training
+        return TrainingSet.of_text(load_corpus(data, self.current().tokenizer).training)
 
     def suite(self) -> Suite:
         """Return what every trial is evaluated on, tokenised once."""

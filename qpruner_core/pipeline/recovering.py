@@ -70,7 +70,7 @@ def recover_plan(
         NotReadyError: The run has not been pruned.
     """
     layout = materials.layout(asked.plan.levels)
-    training = materials.training(asked.spec.sequence_length)
+    training = materials.training(asked.spec)
     taken = materials.take_pruned(asked.plan.levels)
     pack_(taken.model, layout, asked.plan, taken.device.compute_dtype)
     size = packed_bytes(taken.model)

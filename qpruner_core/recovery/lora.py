@@ -18,6 +18,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
+from qpruner_core.data.training import TrainingSet
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.plan import PrecisionPlan
@@ -55,10 +56,11 @@ def recover(  # noqa: PLR0913 - one call of the line, every argument is another 
     layout: ModelLayout,
     plan: PrecisionPlan,
     spec: RecoverySpec,
-    training: torch.Tensor,
+    training: TrainingSet,
     *,
     evaluate: Evaluate,
     folder: Path,
+    before: Metrics | None = None,
     on_progress: OnProgress = silent,
     should_stop: Callable[[], bool] | None = None,
 ) -> Recovered:
@@ -70,9 +72,10 @@ def recover(  # noqa: PLR0913 - one call of the line, every argument is another 
         layout: Layout of the pruned model.
         plan: Precision of every Linear.
         spec: How to train; 0 steps skips recovery.
-        training: Token ids (sequences, tokens), int64.
+        training: Rows and what of them is learned.
         evaluate: Called before and after with the model and the bytes of its adapter file.
         folder: Where the adapter goes.
+        before: What ``evaluate`` says without training, where that is known.
         on_progress: Told after every step.
         should_stop: Asked before every step; when it says yes, the adapter as it is then is saved.
 
@@ -82,7 +85,7 @@ def recover(  # noqa: PLR0913 - one call of the line, every argument is another 
     """
     dtype = next(p.dtype for p in model.parameters() if p.dtype.is_floating_point)
     estimate = estimated_bytes(layout, plan, spec, dtype)
-    before = evaluate(model, 0)
+    before = before or evaluate(model, 0)
     if spec.steps == 0:
         return Recovered(
             model=model,

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from math import isfinite
 from time import perf_counter
 from typing import Any
 
 import torch
 
+from qpruner_core.data.training import TrainingSet
 from qpruner_core.domain.progress import OnProgress, Progress
 from qpruner_core.domain.recovery import RecoverySpec
-from qpruner_core.errors import DataTooShortError, NonFiniteLossError
+from qpruner_core.errors import NonFiniteLossError
+from qpruner_core.recovery.batches import Batch, batches
 from qpruner_core.recovery.memory import PeakMemory
 
 WARM_UP_SHARE = 0.1
@@ -34,33 +36,6 @@ def rate_factor(step: int, n_steps: int) -> float:
     return (n_steps - step) / (n_steps - warm_up + 1)
 
 
-def batches(training: torch.Tensor, spec: RecoverySpec) -> Iterator[torch.Tensor]:
-    """Yield ``spec.steps`` batches (batch, tokens), shuffled by seed, each sequence once per pass.
-
-    Sequences longer than ``spec.sequence_length`` are cut; shorter ones stay as they are.
-
-    Args:
-        training: Token ids (sequences, tokens), int64.
-        spec: Batch size, length, steps and seed.
-
-    Raises:
-        DataTooShortError: There is no sequence, or none of two tokens or more.
-    """
-    if training.shape[0] == 0 or training.shape[1] < 2:
-        raise DataTooShortError(
-            f"The training text gives {training.shape[0]} sequences of {training.shape[1]} "
-            f"tokens; recovery needs at least one of 2 or more. Give a longer training text."
-        )
-    training = training[:, : spec.sequence_length]
-    generator = torch.Generator().manual_seed(spec.seed)
-    waiting = torch.empty(0, dtype=torch.int64)
-    for _ in range(spec.steps):
-        while len(waiting) < spec.batch_size:
-            waiting = torch.cat([waiting, torch.randperm(len(training), generator=generator)])
-        chosen, waiting = waiting[: spec.batch_size], waiting[spec.batch_size :]
-        yield training[chosen]
-
-
 class Trainer:
     """AdamW with clipped gradients on every parameter of a model that takes one."""
 
@@ -76,12 +51,12 @@ class Trainer:
         )
 
     def run(
-        self, training: torch.Tensor, on_progress: OnProgress, should_stop: Callable[[], bool]
+        self, training: TrainingSet, on_progress: OnProgress, should_stop: Callable[[], bool]
     ) -> tuple[float, ...]:
         """Train in place and return the loss of every step; the model is left in eval mode.
 
         Args:
-            training: Token ids (sequences, tokens), int64.
+            training: Rows and what of them is learned.
             on_progress: Told after every step, with ``loss`` (nats per token) and
                 ``tokens_per_second``.
             should_stop: Asked before every step; what was learned until then stays.
@@ -93,21 +68,26 @@ class Trainer:
         losses: list[float] = []
         self._model.train()
         try:
-            for number, ids in enumerate(batches(training, self._spec)):
+            for number, batch in enumerate(batches(training, self._spec)):
                 if should_stop():
                     break
                 started = perf_counter()
-                losses.append(self._step_(ids.to(self._device), number))
-                on_progress(self._report(losses, ids.numel() / (perf_counter() - started)))
+                losses.append(self._step_(batch.to(self._device), number))
+                on_progress(self._report(losses, batch.ids.numel() / (perf_counter() - started)))
         finally:
             self._model.eval()
         return tuple(losses)
 
-    def _step_(self, ids: torch.Tensor, number: int) -> float:
+    def _step_(self, batch: Batch, number: int) -> float:
         for group in self._optimizer.param_groups:
             group["lr"] = self._spec.learning_rate * rate_factor(number, self._spec.steps)
         with self._memory.forward(self._optimizer):
-            loss = self._model(input_ids=ids, labels=ids, use_cache=False).loss
+            loss = self._model(
+                input_ids=batch.ids,
+                labels=batch.labels,
+                position_ids=batch.positions,
+                use_cache=False,
+            ).loss
         value = float(loss.detach())
         if not isfinite(value):
             raise NonFiniteLossError(

@@ -11,6 +11,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from qpruner_core.catalog import precision_formats
+from qpruner_core.data.training import TrainingSet
 from qpruner_core.domain.footprint import plan_bytes
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.plan import PrecisionPlan, PruningPlan
@@ -101,7 +102,7 @@ def test_the_recovery_adapter_goes_onto_the_reopened_model(
         given.facts.layout,
         given.plan,
         RecoverySpec(steps=3, batch_size=2, sequence_length=16, learning_rate=0.05),
-        IDS,
+        TrainingSet.of_text(IDS),
         evaluate=lambda *_: Metrics(loss=1.0, accuracy=0.0, weight_bytes=1, device="cpu"),
         folder=tmp_path / "adapter",
     )

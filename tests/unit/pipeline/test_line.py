@@ -246,8 +246,8 @@ def test_sequences_beyond_the_models_positions_are_refused(store, spec):
 def test_recovery_trains_on_sequences_of_the_length_it_was_asked_for(store, spec):
     line = start(store, spec)
     go(line, spec, *STEPS[:3])
-    assert line._materials.training(16).shape[1] == 16
-    assert line._materials.training(32).shape[1] == 32
+    assert line._materials.training(RecoverySpec(sequence_length=16)).ids.shape[1] == 16
+    assert line._materials.training(RecoverySpec(sequence_length=32)).ids.shape[1] == 32
 
 
 def test_a_baseline_that_cannot_be_measured_does_not_end_the_search(store, spec, monkeypatch):

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from qpruner_core.data.training import TrainingSet
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.plan import PrecisionPlan
@@ -42,10 +43,10 @@ def packed(tiny_model: Any, tiny_layout: ModelLayout, plan: PrecisionPlan) -> An
 
 
 @pytest.fixture
-def training() -> torch.Tensor:
+def training() -> TrainingSet:
     """Sequences that count upwards: something to learn."""
     starts = torch.arange(24).unsqueeze(1)
-    return (starts + torch.arange(20)) % 64
+    return TrainingSet.of_text((starts + torch.arange(20)) % 64)
 
 
 def constant(model: nn.Module, adapter_bytes: int) -> Metrics:
@@ -54,7 +55,7 @@ def constant(model: nn.Module, adapter_bytes: int) -> Metrics:
 
 
 def run(
-    packed: Any, layout: ModelLayout, plan: PrecisionPlan, training: torch.Tensor, folder: Path
+    packed: Any, layout: ModelLayout, plan: PrecisionPlan, training: TrainingSet, folder: Path
 ) -> Recovered:
     return recover(packed, layout, plan, SPEC, training, evaluate=constant, folder=folder)
 
@@ -69,7 +70,7 @@ def test_the_loss_falls_on_a_model_of_mixed_precisions(
     packed: Any,
     tiny_layout: ModelLayout,
     plan: PrecisionPlan,
-    training: torch.Tensor,
+    training: TrainingSet,
     tmp_path: Path,
 ) -> None:
     recovered = run(packed, tiny_layout, plan, training, tmp_path / "adapter")
@@ -82,13 +83,13 @@ def test_the_loss_falls_on_a_model_of_mixed_precisions(
 
 @pytest.mark.parametrize("precision", CYCLE)
 def test_the_gradient_reaches_the_adapters_of_every_precision(
-    precision: str, tiny_model: Any, tiny_layout: ModelLayout, training: torch.Tensor
+    precision: str, tiny_model: Any, tiny_layout: ModelLayout, training: TrainingSet
 ) -> None:
     plan = PrecisionPlan.uniform(tiny_layout, precision)
     pack_(tiny_model, tiny_layout, plan, torch.float32)
-    logits(tiny_model, training[:2])  # an evaluating forward before training is the trap
+    logits(tiny_model, training.ids[:2])  # an evaluating forward before training is the trap
     wrapped = add_adapters_(tiny_model, tiny_layout, SPEC).train()
-    wrapped(input_ids=training[:2], labels=training[:2]).loss.backward()
+    wrapped(input_ids=training.ids[:2], labels=training.ids[:2]).loss.backward()
     reached = {
         name: parameter.grad for name, parameter in wrapped.named_parameters() if "lora_B" in name
     }
@@ -99,7 +100,7 @@ def test_the_gradient_reaches_the_adapters_of_every_precision(
 
 
 def test_adapters_learn_on_conv1d_modules_and_what_they_are_packed_into(
-    training: torch.Tensor, tmp_path: Path
+    training: TrainingSet, tmp_path: Path
 ) -> None:
     config = GPT2Config(
         vocab_size=128, n_embd=64, n_layer=2, n_head=2, n_positions=32, bos_token_id=0
@@ -119,14 +120,14 @@ def test_adapters_learn_on_conv1d_modules_and_what_they_are_packed_into(
         warnings.simplefilter("ignore")  # PEFT tells of every weight that lies the other way round
         twin.is_loaded_in_4bit = True
         again = PeftModel.from_pretrained(twin, recovered.adapter).eval()
-    assert torch.equal(logits(again, training[:2]), logits(recovered.model, training[:2]))
+    assert torch.equal(logits(again, training.ids[:2]), logits(recovered.model, training.ids[:2]))
 
 
 def test_base_weights_stay_bit_for_bit(
     packed: Any,
     tiny_layout: ModelLayout,
     plan: PrecisionPlan,
-    training: torch.Tensor,
+    training: TrainingSet,
     tmp_path: Path,
 ) -> None:
     before = {name: copy.deepcopy(p.data) for name, p in packed.named_parameters()}
@@ -154,7 +155,7 @@ def test_the_saved_adapter_reloads_with_equal_logits(
     packed: Any,
     tiny_layout: ModelLayout,
     plan: PrecisionPlan,
-    training: torch.Tensor,
+    training: TrainingSet,
     tmp_path: Path,
 ) -> None:
     fresh = copy.deepcopy(packed)
@@ -166,8 +167,8 @@ def test_the_saved_adapter_reloads_with_equal_logits(
         "adapter_config.json",
     }
     reloaded = PeftModel.from_pretrained(fresh, recovered.adapter).eval()
-    expected = logits(recovered.model, training[:3])
-    assert torch.equal(logits(reloaded, training[:3]), expected)
+    expected = logits(recovered.model, training.ids[:3])
+    assert torch.equal(logits(reloaded, training.ids[:3]), expected)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +204,7 @@ def test_the_adapter_names_no_path_of_this_machine(
     packed: Any,
     tiny_layout: ModelLayout,
     plan: PrecisionPlan,
-    training: torch.Tensor,
+    training: TrainingSet,
     tmp_path: Path,
 ) -> None:
     packed.name_or_path = "/private/models/base"
@@ -218,7 +219,7 @@ def test_the_same_seed_trains_the_same_adapter_and_leaves_the_random_state_alone
     packed: Any,
     tiny_layout: ModelLayout,
     plan: PrecisionPlan,
-    training: torch.Tensor,
+    training: TrainingSet,
     tmp_path: Path,
 ) -> None:
     twin = copy.deepcopy(packed)
@@ -235,7 +236,7 @@ def test_metrics_after_count_the_adapter_file(
     packed: Any,
     tiny_layout: ModelLayout,
     plan: PrecisionPlan,
-    training: torch.Tensor,
+    training: TrainingSet,
     tmp_path: Path,
 ) -> None:
     recovered = run(packed, tiny_layout, plan, training, tmp_path / "adapter")
@@ -250,7 +251,7 @@ def test_progress_tells_loss_and_tokens_per_second_of_every_step(
     packed: Any,
     tiny_layout: ModelLayout,
     plan: PrecisionPlan,
-    training: torch.Tensor,
+    training: TrainingSet,
     tmp_path: Path,
 ) -> None:
     seen: list[Progress] = []
@@ -274,7 +275,7 @@ def test_stopping_keeps_the_adapter_as_it_is_then(
     packed: Any,
     tiny_layout: ModelLayout,
     plan: PrecisionPlan,
-    training: torch.Tensor,
+    training: TrainingSet,
     tmp_path: Path,
 ) -> None:
     asked: list[int] = []
@@ -301,7 +302,7 @@ def test_no_steps_leave_the_model_as_it_is(
     packed: Any,
     tiny_layout: ModelLayout,
     plan: PrecisionPlan,
-    training: torch.Tensor,
+    training: TrainingSet,
     tmp_path: Path,
 ) -> None:
     recovered = recover(

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from qpruner_core.catalog import precision_formats
+from qpruner_core.data.training import TrainingSet
 from qpruner_core.domain.device_memory import TrainingLoad, training_bytes_estimate
 from qpruner_core.domain.footprint import plan_bytes
 from qpruner_core.domain.layout import ModelLayout
@@ -16,8 +17,9 @@ from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.progress import never, silent
 from qpruner_core.domain.recovery import RecoverySpec
 from qpruner_core.errors import DataTooShortError, NonFiniteLossError
+from qpruner_core.recovery.batches import batches
 from qpruner_core.recovery.memory import PeakMemory, estimated_bytes
-from qpruner_core.recovery.training import Trainer, batches, rate_factor
+from qpruner_core.recovery.training import Trainer, rate_factor
 
 CPU = torch.device("cpu")
 
@@ -50,41 +52,41 @@ def test_the_rate_is_a_share_of_its_peak_for_any_number_of_steps(n_steps: int) -
 
 
 def test_one_pass_shows_every_sequence_once() -> None:
-    training = torch.arange(12).unsqueeze(1).expand(12, 10)
+    training = TrainingSet.of_text(torch.arange(12).unsqueeze(1).expand(12, 10))
     spec = RecoverySpec(steps=3, batch_size=4, sequence_length=8)
-    shown = torch.cat(list(batches(training, spec)))
+    shown = torch.cat([batch.ids for batch in batches(training, spec)])
     assert shown.shape == (12, 8)
     assert sorted(shown[:, 0].tolist()) == list(range(12))
 
 
 def test_the_order_depends_on_the_seed_alone() -> None:
-    training = torch.arange(32).unsqueeze(1).expand(32, 8)
+    training = TrainingSet.of_text(torch.arange(32).unsqueeze(1).expand(32, 8))
 
     def order(seed: int) -> list[int]:
         spec = RecoverySpec(steps=4, batch_size=4, sequence_length=8, seed=seed)
-        return [int(i) for batch in batches(training, spec) for i in batch[:, 0]]
+        return [int(i) for batch in batches(training, spec) for i in batch.ids[:, 0]]
 
     assert order(0) == order(0)
     assert order(0) != order(1)
 
 
 def test_fewer_sequences_than_a_batch_are_shown_again() -> None:
-    training = torch.arange(3).unsqueeze(1).expand(3, 8)
+    training = TrainingSet.of_text(torch.arange(3).unsqueeze(1).expand(3, 8))
     spec = RecoverySpec(steps=2, batch_size=8, sequence_length=8)
-    assert [batch.shape[0] for batch in batches(training, spec)] == [8, 8]
+    assert [batch.ids.shape[0] for batch in batches(training, spec)] == [8, 8]
 
 
 def test_training_text_without_a_sequence_is_refused_with_a_sentence() -> None:
     spec = RecoverySpec(steps=1)
     with pytest.raises(DataTooShortError, match="Give a longer training text"):
-        next(batches(torch.empty(0, 128, dtype=torch.int64), spec))
+        next(batches(TrainingSet.of_text(torch.empty(0, 128, dtype=torch.int64)), spec))
 
 
 def test_a_loss_that_is_no_number_names_its_step_and_leaves_eval_mode() -> None:
     model = Scripted([2.0, 1.0, float("nan"), 1.0])
     spec = RecoverySpec(steps=4, batch_size=2, sequence_length=8)
     trainer = Trainer(model, spec, PeakMemory(model))
-    training = torch.zeros(4, 8, dtype=torch.int64)
+    training = TrainingSet.of_text(torch.zeros(4, 8, dtype=torch.int64))
     with pytest.raises(NonFiniteLossError, match="step 3 of 4 is nan"):
         trainer.run(training, silent, never)
     assert not model.training
