@@ -66,6 +66,16 @@ def fields(spec: SearchSpec, key: str, own_ratio: float) -> dict[str, Any]:
     made["rungs"] = int(
         right.number_input("Rungs", 1, 6, spec.rungs, help=tip("rungs"), key=f"{key}/rungs")
     )
+    made["recover_steps"] = int(
+        st.number_input(
+            "Recovery steps in each trial",
+            0,
+            1_000_000,
+            spec.recover_steps,
+            help=tip("recover_steps"),
+            key=f"{key}/recover_steps",
+        )
+    )
     made["signal_tokens"] = int(
         st.number_input(
             "Tokens for sensitivities, 0 for as many as needed",

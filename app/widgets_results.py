@@ -164,6 +164,10 @@ def data_lines(records: Sequence[RunRecord]) -> None:
     if len(lines) > 1:
         st.warning("These runs were measured on different data, so their numbers do not compare.")
     for record in records:
+        steps = record.search.spec.recover_steps if record.search is not None else 0
+        if steps:
+            name = f" of {state.run_name(record)}" if len(records) > 1 else ""
+            st.caption(f"Plans{name} were measured after {steps} steps of recovery each.")
         forms_data.warn_of_demo(record.spec.model, record.spec.data)
 
 

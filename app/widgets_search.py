@@ -192,6 +192,12 @@ def _view(now: RunRecord, found: Sequence[Point], spec: SearchSpec, budget: int)
 def _notes(now: RunRecord, found: Sequence[Point], view: FrontView) -> list[str]:
     """Return what the picture leaves out, in sentences."""
     notes = []
+    steps = now.spec.search.recover_steps
+    if steps:
+        notes.append(
+            f"Measured losses are after {steps} steps of recovery; the predicted front is of "
+            "plans as they are quantised."
+        )
     if view.predicted is not None and view.objective == "accuracy":
         notes.append("The predicted front is in nats of loss; weigh loss to see it.")
     if view.cost != "weight_bytes":

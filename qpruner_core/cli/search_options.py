@@ -108,6 +108,12 @@ def _ends(parser: ArgumentParser) -> None:
         f"default {default.rungs}",
     )
     parser.add_argument(
+        "--recover-steps",
+        type=int,
+        help="steps of LoRA training that every plan gets before it is measured, otherwise as "
+        f"recovery is asked for; 0 measures plans as quantised; default {default.recover_steps}",
+    )
+    parser.add_argument(
         "--signal-tokens",
         type=int,
         help="calibration tokens that sensitivities are measured on; 0 for as many as the signal "

@@ -54,6 +54,7 @@ _FIELDS: dict[str, dict[str, str]] = {
         "patience": "patience",
         "rungs": "rungs",
         "signal_tokens": "signal_tokens",
+        "recover_steps": "recover_steps",
         "joint": "joint",
         "ratios": "joint_ratios",
         "seed": "seed",

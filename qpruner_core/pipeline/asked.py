@@ -23,6 +23,7 @@ _NOT_LAYER_BY_LAYER = (
     "--patience",
     "--rungs",
     "--signal-tokens",
+    "--recover-steps",
     "--joint",
     "--joint-ratios",
     "--recovery-steps",
@@ -48,6 +49,7 @@ def _of_the_search(spec: SearchSpec) -> dict[str, tuple[object, object]]:
         "--patience": (spec.patience, usual.patience),
         "--rungs": (spec.rungs, usual.rungs),
         "--signal-tokens": (spec.signal_tokens, usual.signal_tokens),
+        "--recover-steps": (spec.recover_steps, usual.recover_steps),
         "--joint": (spec.joint, usual.joint),
         "--joint-ratios": (",".join(map(str, spec.ratios)), ""),
     }

@@ -7,20 +7,18 @@ tokenised once, and where an adapter of a Linear starts at a precision is found 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
-import torch
 from torch import nn
 
-from qpruner_core.catalog import INITIALIZATIONS, PRECISIONS
 from qpruner_core.data.training import TrainingSet
 from qpruner_core.domain.layout import LinearLayout, ModelLayout
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.recovery import RecoverySpec
 from qpruner_core.pipeline.measuring import ShowsPlans, Trained
+from qpruner_core.pipeline.starting import start_of
 from qpruner_core.recovery.initialization import Start
 
 LayoutOf = Callable[[PrecisionPlan], ModelLayout]
@@ -81,20 +79,7 @@ class _TrialRecovery:
         precision = plan.precisions[linear.name]
         key = (linear.name, level, precision)
         if key not in self._starts:
-            self._starts[key] = self._found(
-                bank.found_weight(linear.name, level), linear, precision
-            )
+            weight = bank.found_weight(linear.name, level)
+            # What would shift the weights was refused (see `check_recovery_in_trials`).
+            self._starts[key] = start_of(weight, linear, precision, self._spec)
         return self._starts[key]
-
-    def _found(self, weight: torch.Tensor, linear: LinearLayout, precision: str) -> Start:
-        name, options = self._spec.initialization, self._spec.initialization_options
-        rank = self._spec.rank_of(linear.layer, linear.role)
-        seed = hashlib.sha256(f"{self._spec.seed}:{linear.name}".encode()).digest()[:8]
-        # The catalogue has refused what would shift the weights (see `check_recovery_in_trials`).
-        return INITIALIZATIONS.target(name)(**INITIALIZATIONS.options(name, options)).start(
-            weight,
-            PRECISIONS.target(precision).fake_quantize,
-            rank,
-            self._spec.alpha / rank,
-            torch.Generator().manual_seed(int.from_bytes(seed, "big") >> 1),
-        )

@@ -178,6 +178,7 @@ CHANGES = {
     "information": ("selectbox", "QPruner-2 goes by", "block_influence"),
     "patience": ("number_input", "Patience", 6),
     "rungs": ("number_input", "Rungs", 3),
+    "recover_steps": ("number_input", "Recovery steps in each trial", 20),
     "signal_tokens": ("number_input", "Tokens for sensitivities, 0 for as many as needed", 512),
     "tie": ("selectbox", "Share one precision", "fused"),
     "joint": ("selectbox", "Pruning ratio", "global"),
@@ -210,6 +211,19 @@ def test_options_of_the_strategy_reach_the_job(open_page, run_at, jobs):
     at.button(key="start/search").click().run()
     (_, (_, _, spec)) = jobs.asked[0]
     assert spec.search.options["population_size"] == 30
+
+
+def test_measured_losses_after_recovery_are_told_apart_from_predictions(
+    open_page, run_at, store, said
+):
+    record = run_at("search")
+    assert "recovery; the predicted front" not in said(open_page("search", record))
+    search = replace(record.spec.search, recover_steps=20)
+    found = replace(record.search, spec=search)
+    store.write(replace(record, spec=replace(record.spec, search=search), search=found))
+    words = "after 20 steps of recovery; the predicted front is of plans as they are quantised"
+    assert words in said(open_page("search", record))
+    assert "were measured after 20 steps of recovery each" in said(open_page("results", record))
 
 
 def test_another_run_starts_with_its_own_settings(open_page, run_at):

@@ -50,12 +50,18 @@ ASKED = SearchSpec(
 )
 
 
+TRAINED = replace(ASKED, rungs=1, recover_steps=20)
+"""Plans are trained, which goes without rungs."""
+
+
 def parsed(words: str):
     return build_parser().parse_args(shlex.split(words))
 
 
 def test_run_and_search_take_every_option():
     assert run_spec(parsed(f"run {EVERYTHING}")).search == ASKED
+    trained = f"{EVERYTHING} --rungs 1 --recover-steps 20"
+    assert run_spec(parsed(f"run {trained}")).search == TRAINED
     known = RunSpec(model=ModelSpec(source="demo"))
     assert overlay(known, parsed(f"search some-run {EVERYTHING}")).search == ASKED
     assert overlay(known, parsed("search some-run")).search == SearchSpec()
@@ -64,11 +70,13 @@ def test_run_and_search_take_every_option():
 def test_every_field_of_the_spec_was_asked_for():
     usual = SearchSpec()
     same = {f.name for f in fields(SearchSpec) if getattr(ASKED, f.name) == getattr(usual, f.name)}
-    assert same == {"tie", "objective", "seed"}
+    assert same == {"tie", "objective", "seed", "recover_steps"}
+    assert TRAINED.recover_steps != usual.recover_steps
 
 
-def test_a_search_comes_back_from_the_options_that_ask_for_it():
-    spec = replace(RunSpec(model=ModelSpec(source="demo")), search=ASKED)
+@pytest.mark.parametrize("asked", [ASKED, TRAINED])
+def test_a_search_comes_back_from_the_options_that_ask_for_it(asked):
+    spec = replace(RunSpec(model=ModelSpec(source="demo")), search=asked)
     again = run_spec(parsed(shlex.join(["run", *options_of(spec)])))
     assert again == spec
     assert not any("joint" in word for word in options_of(RunSpec(model=spec.model)))
@@ -144,9 +152,28 @@ def test_signals_that_do_not_answer_the_search_are_measured_again(record):
     assert answers(replace(record, quantize=timed), asked(cost="latency"))
 
 
-@pytest.mark.parametrize("words", ["--patience -1", "--rungs 9", "--rungs 2 --objective accuracy"])
+def test_trials_are_not_trained_by_an_initialisation_that_shifts_the_weights():
+    asked = run_spec(parsed("run --recover-steps 3"))
+    for name, options in (("loftq", {"iterations": 2}), ("pissa", {})):
+        recovery = replace(asked.recovery, initialization=name, initialization_options=options)
+        with pytest.raises(BadInputError, match=f"begin by {name}.*Begin by loftq with 1"):
+            check_spec(replace(asked, recovery=recovery))
+        check_spec(replace(asked, recovery=recovery, search=SearchSpec()))
+    check_spec(replace(asked, recovery=replace(asked.recovery, initialization="loftq")))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--patience -1",
+        "--rungs 9",
+        "--rungs 2 --objective accuracy",
+        "--recover-steps -1",
+        "--recover-steps 2 --rungs 2",
+    ],
+)
 def test_values_out_of_range_are_refused_with_a_sentence(words):
-    with pytest.raises(BadInputError, match=r"\. (Give|Search)"):
+    with pytest.raises(BadInputError, match=r"\. (Give|Search|Measure)"):
         run_spec(parsed(f"run {words}"))
 
 
