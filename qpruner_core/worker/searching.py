@@ -14,6 +14,7 @@ from typing import Any
 from dbos import DBOS, SetEnqueueOptions, SetWorkflowID
 
 from qpruner_core.domain.progress import Progress
+from qpruner_core.domain.record import RunRecord
 from qpruner_core.jobs import QUEUE, TRIALS, beside
 from qpruner_core.worker.bench import Bench, RunsTheLine
 
@@ -22,10 +23,22 @@ MAX_KILLS = 20
 """How often the worker may die under one job before the job is given up."""
 
 
-def unless_filled(line: RunsTheLine, name: str, work: Callable[[], None]) -> None:
-    """Run a verb unless its slot was filled by an attempt that died before it was recorded."""
-    if getattr(line.record(), name) is None:
+def unless_filled(line: RunsTheLine, name: str, work: Callable[[], None]) -> bool:
+    """Run a verb unless its slot was filled by an attempt that died before it was recorded.
+
+    Returns:
+        Whether the verb is done with: training that was stopped fills its slot with what was
+        learned, and goes on from there when the verb is run again.
+    """
+    if not _is_done(line.record(), name):
         work()
+    return _is_done(line.record(), name)
+
+
+def _is_done(record: RunRecord, name: str) -> bool:
+    if name == "recover":
+        return record.recover is not None and record.recover.is_complete
+    return getattr(record, name) is not None
 
 
 def register_search(bench: Bench) -> Callable[[str, int], None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dbos import DBOS
+from dbos import error as engine_errors
 
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.progress import Progress
@@ -43,7 +44,12 @@ def _register_line(bench: Bench) -> None:
     @DBOS.step(name="step")
     def step(run_id: str, name: str) -> None:
         bench.tell(run_id, Progress(step=name, done=0, total=1))
-        bench.do(run_id, name, lambda line: unless_filled(line, name, lambda: line.step(name)))
+        is_done = bench.do(
+            run_id, name, lambda line: unless_filled(line, name, lambda: line.step(name))
+        )
+        if not is_done:
+            # Of its errors the engine records all but this: resuming trains on.
+            raise engine_errors.DBOSWorkflowCancelledError(f"{name} was stopped before its end")
 
     @DBOS.workflow(name="line", max_recovery_attempts=MAX_KILLS)
     def line_job(payload: dict[str, Any]) -> None:

@@ -2,7 +2,8 @@
 
 A test asks by files in the run's folder: ``hold-<step>`` makes the step wait (it says so by a file
 ``reached-<step>``) until the file is gone; ``refuse-<step>`` and ``break-<step>`` make it raise a
-sentence or a bug. ``begun.txt`` and ``ended.txt`` count what was run.
+sentence or a bug. ``begun.txt`` and ``ended.txt`` count what was run; ``recover`` that is stopped
+while it waits fills its slot without being done with, and stands in ``stopped.txt``.
 The search has a baseline, ``slot-0``, and three trials; ``by.txt`` says who measured which.
 """
 
@@ -56,11 +57,15 @@ class CountingLine:
             (self._folder / f"reached-{words}").touch()
         while hold.exists() and not self._should_stop():
             Flag().wait(0.02)
-        self._count("ended.txt", words)
+        stops = words == "recover" and hold.exists()
+        self._count("stopped.txt" if stops else "ended.txt", words)
 
     def record(self):
         done = set(self._ended())
         slots = {step: True if step in done else None for step in STEPS}
+        stopped = (self._folder / "stopped.txt").exists()
+        if stopped or "recover" in done:
+            slots["recover"] = SimpleNamespace(is_complete="recover" in done)
         return SimpleNamespace(**slots)
 
     def begin(self, spec, steps):

@@ -165,17 +165,34 @@ def test_a_bug_fails_the_job_with_one_sentence_and_its_traceback_is_in_the_log(s
 
 def test_cancelling_ends_a_long_step_soon_and_resuming_goes_on_after_it(served):
     run_id = served.run()
-    served.file(run_id, "hold-recover").touch()
+    served.file(run_id, "hold-evaluate").touch()
     job_id = served.jobs.start_line(run_id, STEPS, SPEC)
-    served.until_reached(run_id, "recover")
+    served.until_reached(run_id, "evaluate")
     served.jobs.cancel(job_id)
-    until(lambda: "recover" in served.lines(run_id, "ended.txt"), "the step to end by itself")
+    until(lambda: "evaluate" in served.lines(run_id, "ended.txt"), "the step to end by itself")
     assert served.jobs.get(job_id).status == "cancelled"
-    assert "export" not in served.lines(run_id, "begun.txt")
-    served.file(run_id, "hold-recover").unlink()
+    assert "slot-0" not in served.lines(run_id, "begun.txt")
+    served.file(run_id, "hold-evaluate").unlink()
     served.jobs.resume(job_id)
     served.until_status(job_id, "done")
     assert served.lines(run_id, "ended.txt") == [*STEPS[:5], *SLOTS, *STEPS[5:]]
+
+
+def test_cancelled_training_fills_its_slot_exports_nothing_and_is_resumed_in_the_middle(served):
+    run_id = served.run()
+    served.file(run_id, "hold-recover").touch()
+    job_id = served.jobs.start_line(run_id, STEPS[6:], SPEC)
+    served.until_reached(run_id, "recover")
+    served.jobs.cancel(job_id)
+    until(lambda: served.lines(run_id, "stopped.txt"), "the training to end by itself")
+    assert served.jobs.get(job_id).status == "cancelled"
+    served.file(run_id, "hold-recover").unlink()
+    served.until_status(served.jobs.start_line(served.run(), ("load",), SPEC), "done")
+    assert "export" not in served.lines(run_id, "begun.txt")
+    served.jobs.resume(job_id)
+    served.until_status(job_id, "done")
+    assert served.lines(run_id, "begun.txt").count("recover") == 2
+    assert served.lines(run_id, "ended.txt") == ["recover", "export"]
 
 
 def test_a_cancelled_search_stops_after_its_trial_and_resumes_with_the_next(served):
