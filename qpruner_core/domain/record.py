@@ -320,6 +320,10 @@ class ExportOutcome:
     """Largest absolute difference seen in that check."""
     files: Mapping[str, str]
     """Path inside the folder -> SHA-256."""
+    merge_error: float | None = None
+    """Of a merged adapter: how far its merge moved the logits of the probe, |difference| over
+    |logits| in Frobenius norms; None where none was merged.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

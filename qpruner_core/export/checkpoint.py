@@ -128,7 +128,8 @@ def _write_companions(model: nn.Module, tokenizer: Any, facts: ExportFacts, fold
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
     if facts.adapter is not None:
-        ignored = shutil.ignore_patterns(".*", "README.md")
+        # What was taken from the weights for it has been taken: nobody needs it to open them.
+        ignored = shutil.ignore_patterns(".*", "README.md", "shift.safetensors")
         shutil.copytree(facts.adapter, folder / ADAPTER_FOLDER, ignore=ignored)
 
 

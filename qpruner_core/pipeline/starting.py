@@ -67,10 +67,8 @@ def starts_of(
         return {}
     starts: dict[str, Start] = {}
     for done, linear in enumerate(asked, start=1):
-        module = model.get_submodule(linear.name)
-        if not is_dense(module):
-            raise TypeError(f"{linear.name!r} is a {type(module).__name__}, not dense")
-        start = start_of(outputs_first(module), linear, plan.precisions[linear.name], spec)
+        weight = outputs_first(dense_module(model, linear.name))
+        start = start_of(weight, linear, plan.precisions[linear.name], spec)
         if start.adapter is not None or start.shift is not None:
             starts[linear.name] = Start(adapter=_host(start.adapter), shift=_host(start.shift))
         words = f"where adapters start: {done} of {len(asked)} Linears"
@@ -97,6 +95,18 @@ def _with_scalings(
         if linear.name in factors:
             rank = spec.rank_of(linear.layer, linear.role)
             yield linear.name, (factors[linear.name], spec.alpha / rank)
+
+
+def dense_module(model: nn.Module, name: str) -> nn.Linear | Conv1D:
+    """Return a Linear or Conv1D by its name.
+
+    Raises:
+        TypeError: It is none, as it was packed already.
+    """
+    module = model.get_submodule(name)
+    if not is_dense(module):
+        raise TypeError(f"{name!r} is a {type(module).__name__}; a dense module is needed")
+    return module
 
 
 def take_(module: nn.Linear | Conv1D, factors: Factors, scaling: float) -> None:
