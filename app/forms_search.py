@@ -1,4 +1,4 @@
-"""Widgets in, domain values out, for what search, recovery and export ask."""
+"""Widgets in, domain values out, for what search and export ask."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from app import forms_search_more, state, wording
 from app.forms import option_fields
 from app.glossary import tip
 from qpruner_core.catalog import EXPORTERS, PRECISIONS, STRATEGIES
-from qpruner_core.domain.recovery import RecoverySpec
 from qpruner_core.domain.spec import ExportSpec, SearchSpec
 
 OBJECTIVE_WORDS = forms_search_more.OBJECTIVE_WORDS
@@ -132,49 +131,6 @@ def trial_field(label: str, names: Mapping[int, str], chosen: int, term: str, ke
         label, numbers, index, format_func=names.__getitem__, help=tip(term), key=key
     )
     return int(picked)
-
-
-def recovery_form(spec: RecoverySpec, names: Mapping[int, str], chosen: int) -> RecoverySpec:
-    """Ask for the LoRA settings."""
-    trial = trial_field(
-        "Plan to train on",
-        names,
-        chosen if spec.trial is None else spec.trial,
-        "plan",
-        "recover/trial",
-    )
-    left, right = st.columns(2)
-    steps = left.number_input("Steps", 0, 1_000_000, spec.steps, help=tip("recovery_steps"))
-    rate = right.number_input(
-        "Learning rate",
-        1e-6,
-        1.0,
-        spec.learning_rate,
-        format="%g",
-        help=tip("learning_rate"),
-    )
-    rank = left.number_input("LoRA rank", 1, 1024, spec.rank, help=tip("lora_rank"))
-    alpha = right.number_input("LoRA alpha", 0.1, 4096.0, spec.alpha, help=tip("lora_alpha"))
-    batch = left.number_input("Batch, sequences", 1, 4096, spec.batch_size, help=tip("batch_size"))
-    length = right.number_input(
-        "Sequence, tokens", 8, 131_072, spec.sequence_length, help=tip("sequence_length")
-    )
-    dropout = left.number_input("LoRA dropout", 0.0, 0.9, spec.dropout, help=tip("lora_dropout"))
-    seed = right.number_input(
-        "Seed", 0, 2**31 - 1, spec.seed, help=tip("seed"), key="recover/seed"
-    )
-    return replace(
-        spec,
-        steps=int(steps),
-        rank=int(rank),
-        alpha=float(alpha),
-        dropout=float(dropout),
-        learning_rate=float(rate),
-        batch_size=int(batch),
-        sequence_length=int(length),
-        seed=int(seed),
-        trial=trial,
-    )
 
 
 def export_form(

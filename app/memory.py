@@ -31,14 +31,26 @@ def shortage(layout: ModelLayout, workers: Sequence[WorkerInfo]) -> Shortage | N
 
     Any worker may take a job, so that the smallest decides.
     """
-    told = [(each.memory_bytes, each) for each in workers if each.memory_bytes is not None]
-    if not told:
+    worker = smallest(workers)
+    if worker is None:
         return None
-    memory, worker = min(told, key=lambda pair: pair[0])
     needed = layout.parameters * (CPU_BYTES if worker.device == "cpu" else CARD_BYTES)
-    if needed <= memory * USABLE_SHARE:
+    if holds(worker, needed):
         return None
-    return Shortage(device=worker.device, needed_bytes=needed, memory_bytes=memory)
+    return Shortage(
+        device=worker.device, needed_bytes=needed, memory_bytes=worker.memory_bytes or 0
+    )
+
+
+def smallest(workers: Sequence[WorkerInfo]) -> WorkerInfo | None:
+    """Return the worker with the least memory; None when none says what it has."""
+    told = [each for each in workers if each.memory_bytes is not None]
+    return min(told, key=lambda each: each.memory_bytes or 0, default=None)
+
+
+def holds(worker: WorkerInfo, needed_bytes: int) -> bool:
+    """Whether so many bytes fit what a worker's device leaves beside driver and allocator."""
+    return needed_bytes <= (worker.memory_bytes or 0) * USABLE_SHARE
 
 
 def largest_layer_bytes(layout: ModelLayout) -> int:

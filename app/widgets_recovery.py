@@ -1,75 +1,43 @@
-"""Pieces of the Recovery page: memory before and after, the live loss, and what training brought
-back.
+"""Pieces of the Recovery page: the live loss, a training that was stopped, and what training
+brought back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import streamlit as st
 
 from app import (
     charts_pruning,
     charts_recovery,
-    points,
+    forms_recovery,
+    navigation,
     services,
     tables,
+    tables_recovery,
     widgets,
     widgets_metrics,
+    widgets_standing,
     wording,
 )
+from app.glossary import tip
 from app.widgets import Figure
-from qpruner_core.catalog import precision_formats
-from qpruner_core.domain.device_memory import TrainingLoad, training_bytes_estimate
+from qpruner_core.domain.metrics import Metrics
+from qpruner_core.domain.paired import Paired, paired
+from qpruner_core.domain.progress import Progress
 from qpruner_core.domain.record import RunRecord
 from qpruner_core.domain.recovered import RecoveryOutcome
-from qpruner_core.domain.recovery import RecoverySpec
+from qpruner_core.jobs import Job
 
 
-def estimate(record: RunRecord, spec: RecoverySpec) -> None:
-    """Draw the memory that training will take, before it starts."""
-    trial = next((t for t in points.trials_of(record) if t.number == spec.trial), None)
-    if trial is None or record.layout is None:
+def losses(record: RunRecord, job: Job | None) -> None:
+    """Draw the training loss: as it is reported, or of what was trained last."""
+    if job is not None:
+        _live(record)
         return
-    on_cpu = trial.metrics is not None and trial.metrics.device == "cpu"
-    load = TrainingLoad(
-        rank=spec.rank,
-        batch_size=spec.batch_size,
-        sequence_length=spec.sequence_length,
-        compute_bytes=4 if on_cpu else 2,
-    )
-    need = training_bytes_estimate(record.layout, trial.plan, precision_formats(), load)
-    widgets.figures(
-        [
-            Figure(
-                label="Training memory",
-                value=wording.size(need.total),
-                term="training_memory",
-                origin=wording.ESTIMATED,
-            )
-        ]
-    )
-    st.caption(
-        f"Packed weights {wording.size(need.weights)}, adapters with optimiser "
-        f"{wording.size(need.adapter)}, "
-        f"activations {wording.size(need.activations)}, workspace {wording.size(need.workspace)} "
-        "(estimated)."
-    )
-
-
-def live_loss(record: RunRecord, spec: RecoverySpec, *, training: bool) -> None:
-    """Draw the training loss as it is reported, else the one of the finished training."""
-    outcome = services.store().read(record.run_id).recover
-    if training:
-        told = services.reports(record.run_id, "recover")
-        losses = [progress.values["loss"] for progress in told if "loss" in progress.values]
-        n_steps = told[-1].total if told else spec.steps
-        if not losses:
-            st.info("Training has not reported a loss yet.")
-            return
-        st.plotly_chart(charts_recovery.losses(losses, n_steps), key="recovery/live")
-        st.caption(f"Step {told[-1].done} of {n_steps}; loss measured on the training text.")
-    elif outcome is None:
+    outcome = record.recover
+    if outcome is None:
         st.info(
             "Nothing is trained yet. LoRA adapters learn beside the packed weights, which stay as "
             "they are."
@@ -77,36 +45,182 @@ def live_loss(record: RunRecord, spec: RecoverySpec, *, training: bool) -> None:
     elif not outcome.losses:
         st.info("Recovery was skipped in this run: it was asked for 0 steps.")
     else:
-        figure = charts_recovery.losses(outcome.losses, len(outcome.losses), outcome.before.loss)
+        heldout = {"before": outcome.before.loss, "after": outcome.after.loss}
+        figure = charts_recovery.losses(
+            charts_recovery.numbered(outcome.losses), outcome.spec.steps, heldout
+        )
         st.plotly_chart(figure, key="recovery/losses")
 
 
-def result(
-    outcome: RecoveryOutcome, names: Mapping[int, str], budget_bytes: int | None = None
-) -> None:
-    """Draw what was measured before and after."""
-    before, after = outcome.before, outcome.after
-    st.subheader(f"Recovered {names.get(outcome.spec.trial or 0, 'plan')}", anchor=False)
-    peak = outcome.peak_memory_bytes
-    widgets.figures(
-        [
-            *widgets_metrics.quality(before, after),
-            widgets_metrics.weights("With adapter", "adapter", before, after),
-            Figure(
-                label="Training memory",
-                value=wording.size(peak) if peak is not None else "not counted",
-                term="training_memory",
-                origin=wording.MEASURED if peak is not None else "",
-            ),
-        ]
+def _live(record: RunRecord) -> None:
+    """Draw loss, step, speed and learning rate of the training under way."""
+    known = services.store().read(record.run_id)
+    told = services.reports(record.run_id, "recover")
+    if not any("loss" in progress.values for progress in told):
+        st.info("Training has not reported a loss yet: the model is loaded and packed first.")
+        return
+    now, spec = told[-1], known.spec.recovery
+    events = services.store().events(record.run_id, services.N_EVENTS)
+    found = charts_recovery.by_step(e.progress for e in events if e.progress.step == "recover")
+    if known.recover is not None and not known.recover.is_complete:
+        # Steps before it was stopped, should their reports be too long ago.
+        found = charts_recovery.numbered(known.recover.losses) | found
+    trial = forms_recovery.trial_of(record, spec.trial)
+    before = trial.metrics.loss if trial is not None and trial.metrics is not None else None
+    figure = charts_recovery.losses(
+        found, now.total, {"before": before} if before is not None else None
     )
+    st.plotly_chart(figure, key="recovery/live")
+    widgets.figures(_live_figures(told, found))
     st.caption(
-        f"Measured on {after.device}. {wording.count(outcome.trainable_parameters)} trainable "
-        "parameters; training "
-        f"memory was estimated at {wording.size(outcome.estimated_memory_bytes)} beforehand."
+        f"Step {now.done} of {now.total}; the loss is measured on the training text, the line is "
+        f"what the plan had on held-out text."
     )
-    if budget_bytes is not None:
-        widgets_metrics.warn_over_budget(before.weight_bytes, after.weight_bytes, budget_bytes)
+
+
+def _live_figures(told: Sequence[Progress], found: Mapping[int, float]) -> list[Figure]:
+    """Return the newest numbers of a training."""
+    values = next(p.values for p in reversed(told) if "loss" in p.values)
+    made = [
+        Figure(
+            label="Training loss",
+            value=wording.nats(found[max(found)]),
+            term="training_loss",
+            origin=wording.MEASURED,
+            change=f"{found[max(found)] - found[min(found)]:+.3f} nats/token",
+        )
+    ]
+    if "tokens_per_second" in values:
+        speed = wording.speed(values["tokens_per_second"])
+        made.append(
+            Figure(
+                label="Training speed",
+                value=speed,
+                term="training_speed",
+                origin=wording.MEASURED,
+            )
+        )
+    if "learning_rate" in values:
+        rate = f"{values['learning_rate']:.2e}"
+        made.append(Figure(label="Learning rate", value=rate, term="learning_rate"))
+    return made
+
+
+def stopped(record: RunRecord) -> None:
+    """Say so where training ended before its last step, with a way to go on."""
+    outcome = record.recover
+    if outcome is None or outcome.is_complete:
+        return
+    job = services.last_job(record.run_id, "recover")
+    resumable = job is not None and job.status in ("cancelled", "failed")
+    if job is not None and job.status == "failed":
+        widgets.error_panel(job.error or widgets_standing.NO_REASON)
+    with st.container(border=True):
+        st.markdown(
+            f":orange[:material/pause_circle:] Stopped after {len(outcome.losses)} of "
+            f"{outcome.spec.steps} steps; the adapter as it is was kept."
+            + ("" if resumable else " Start it again with the same settings to go on from there.")
+        )
+        if (
+            job is not None
+            and resumable
+            and st.button(
+                "Resume",
+                key=f"resume/{job.job_id}",
+                icon=":material/play_arrow:",
+                help=tip("resume"),
+            )
+        ):
+            job_id = job.job_id
+            widgets.ask(lambda: services.jobs().resume(job_id))
+
+
+def result(record: RunRecord, outcome: RecoveryOutcome, names: Mapping[int, str]) -> None:
+    """Draw what was measured before and after."""
+    trial = outcome.spec.trial
+    name = names.get(trial, "plan") if trial is not None else "plan"
+    st.subheader(f"Recovered {name}", anchor=False)
+    dense = record.prune.before if record.prune is not None else None
+    quality = [
+        *widgets_metrics.quality(outcome.before, outcome.after),
+        *_recovered(outcome, dense),
+        widgets_metrics.weights("With adapter", "adapter", outcome.before, outcome.after),
+    ]
+    widgets.figures(quality)
+    if outcome.losses:
+        widgets.figures(_training(outcome))
+    st.caption(
+        f"Measured on {outcome.after.device}. {wording.count(outcome.trainable_parameters)} "
+        f"trainable parameters, {len(outcome.losses)} of {outcome.spec.steps} steps."
+    )
+    for sentence in outcome.remarks:
+        st.info(sentence)
+    if record.search is not None:
+        widgets_metrics.warn_over_budget(
+            outcome.before.weight_bytes, outcome.after.weight_bytes, record.search.budget_bytes
+        )
+    _side_by_side(outcome, dense)
+    if outcome.adapter:
+        st.page_link(
+            navigation.page("export"),
+            label="Export this model with its adapter",
+            icon=":material/deployed_code:",
+            help=tip("export_recovered"),
+        )
+
+
+def recovered_share(dense: Metrics, outcome: RecoveryOutcome) -> float | None:
+    """Return the share of the loss that compression cost which training took back; above 1 where
+    the model is better than the dense one, None where compression cost nothing.
+    """
+    cost = outcome.before.loss - dense.loss
+    return (outcome.before.loss - outcome.after.loss) / cost if cost > 0 else None
+
+
+def _recovered(outcome: RecoveryOutcome, dense: Metrics | None) -> list[Figure]:
+    share = recovered_share(dense, outcome) if dense is not None else None
+    if share is None or dense is None or not outcome.losses:
+        return []
+    return [
+        Figure(
+            label="Recovered",
+            value=wording.percent(share, 0),
+            term="recovered_share",
+            origin=wording.MEASURED,
+            change=f"{outcome.after.loss - dense.loss:+.3f} nats to the dense model",
+        )
+    ]
+
+
+def _training(outcome: RecoveryOutcome) -> list[Figure]:
+    """Return what training took: measured, beside what was estimated beforehand."""
+    peak, foreseen = outcome.peak_memory_bytes, outcome.estimated_memory_bytes
+    deviation = f"{100 * (peak / foreseen - 1):+.1f} %" if peak is not None and foreseen else None
+    return [
+        Figure(
+            label="Training memory",
+            value=wording.size(peak) if peak is not None else "not counted",
+            term="training_memory",
+            origin=wording.MEASURED if peak is not None else "",
+            change=f"{deviation} against the estimate" if deviation else None,
+        ),
+        Figure(
+            label="Estimated before",
+            value=wording.size(foreseen),
+            term="training_memory",
+            origin=wording.ESTIMATED,
+        ),
+        Figure(
+            label="Training speed",
+            value=wording.speed(outcome.tokens_per_second),
+            term="training_speed",
+            origin=wording.MEASURED if outcome.tokens_per_second is not None else "",
+        ),
+    ]
+
+
+def _side_by_side(outcome: RecoveryOutcome, dense: Metrics | None) -> None:
+    before, after = outcome.before, outcome.after
     left, right = st.columns(2, gap="large")
     with left:
         if after.tasks:
@@ -114,6 +228,26 @@ def result(
                 before, after, ("before recovery", "after recovery")
             )
             st.plotly_chart(chart, key="recovery/tasks")
+            said = paired_words(paired(after, before))
+            if said:
+                st.markdown(f":material/balance: {said}", help=tip("paired_test"))
+        found = tables_recovery.before_after(before, after)
+        if len(found):
+            st.dataframe(found, hide_index=True, height="content")
     with right:
-        compared = tables.compare({"before": before, "after": after})
+        columns = {"dense": dense} if dense is not None else {}
+        compared = tables.compare(columns | {"before": before, "after": after})
         st.dataframe(compared, height="content")
+
+
+def paired_words(found: Paired | None) -> str:
+    """Return the sentence of the paired test between after, the first, and before; empty where
+    nothing can be paired.
+    """
+    if found is None:
+        return ""
+    return (
+        f"After recovery {found.first_only} items are right that were not before, and "
+        f"{found.second_only} the other way, of {found.n_items}: p = {found.p_value:.2g}, "
+        + ("called different." if found.differs else "not called different.")
+    )

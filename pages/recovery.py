@@ -2,7 +2,15 @@
 
 import streamlit as st
 
-from app import forms_search, points, state, widgets, widgets_recovery, widgets_standing
+from app import (
+    forms_recovery,
+    points,
+    state,
+    widgets,
+    widgets_recovery,
+    widgets_standing,
+    widgets_training,
+)
 
 widgets.title("recovery")
 record = state.require_run()
@@ -13,17 +21,19 @@ if record.search is None or record.layout is None:
     st.stop()
 
 names = {p.number: p.name for p in points.of_run(record) if p.number is not None}
+training = job if job is not None and "recover" in job.steps else None
+if job is None:
+    widgets_recovery.stopped(record)
 left, right = st.columns([2, 3], gap="large")
 with left:
-    spec = forms_search.recovery_form(record.spec.recovery, names, record.search.chosen)
-    widgets_recovery.estimate(record, spec)
-    asked = widgets.with_part(record.spec, recovery=spec)
-    widgets.start(record, asked, "recover", "Train", busy=job is not None)
+    spec = forms_recovery.recovery_form(record, names)
+    asked = widgets.with_part(record.spec, recovery=spec or record.spec.recovery)
+    blocked = job is not None or spec is None
+    widgets.start(record, asked, "recover", "Train", busy=blocked)
 with right:
-    training = job is not None and "recover" in job.steps
-    widgets.while_busy(
-        training, lambda: widgets_recovery.live_loss(record, spec, training=training)
-    )
+    widgets.while_busy(training is not None, lambda: widgets_recovery.losses(record, training))
+    if spec is not None and spec.steps:
+        widgets_training.estimate(record, spec)
 
 if record.recover is not None:
-    widgets_recovery.result(record.recover, names, record.search.budget_bytes)
+    widgets_recovery.result(record, record.recover, names)
