@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from math import exp, isfinite, sqrt
 from typing import ClassVar
 
+from qpruner_core.domain.speed import Speed
 from qpruner_core.errors import NonFiniteLossError
 
 STRICT = {"extra": "forbid"}
@@ -63,6 +64,10 @@ class Metrics:
     training_bytes: int | None = None
     """*Estimated* memory of LoRA training as the run's recovery is asked for; bytes. None where
     the search does not weigh it.
+    """
+    speed: Speed | None = None
+    """The two speeds with their spread and what they were measured on; None when not timed and in
+    older records.
     """
     measured_in: str = ""
     """Name of the study that a number of the same run was first measured in and taken over from;

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from qpruner_core.domain.metrics import Metrics, TaskResult
+from qpruner_core.domain.speed import Speed, SpeedSpec
 from qpruner_core.errors import DataTooShortError
 from qpruner_core.evaluation.choices import EncodedItem, PairEncoder
-from qpruner_core.evaluation.latency import Speed, measure_speed
+from qpruner_core.evaluation.latency import measure_speed
 from qpruner_core.evaluation.perplexity import mean_loss, text_loss, text_sums
 from qpruner_core.evaluation.tasks import batches_of, choice_log_likelihoods, results, rows_of
 
@@ -98,10 +99,23 @@ class Suite:
             sums = text_sums(model, self._heldout[first:last])
         return tuple(value / (self.sequence_length - 1) for value in sums)
 
-    def speed(self, model: nn.Module) -> Speed:
-        """Time prefill and decoding on one sequence of the held-out text."""
+    def speed(self, model: nn.Module, spec: SpeedSpec | None = None) -> Speed:
+        """Time prefill and decoding on held-out text.
+
+        Args:
+            model: As for `evaluate`.
+            spec: How much is read and written; None for one whole sequence of the text. Prompts
+                that are longer than the text repeat it.
+        """
+        if spec is None:
+            prompt, spec = self._prompt, SpeedSpec(context=self.sequence_length)
+        else:
+            needed = spec.batch * spec.context
+            text = torch.cat([self._prompt[0], self._heldout.flatten()])
+            repeated = text.repeat(-(-needed // len(text)))[:needed]
+            prompt = repeated.view(spec.batch, spec.context)
         with _evaluating(model):
-            return measure_speed(model, self._prompt)
+            return measure_speed(model, prompt, spec)
 
     def log_likelihoods(self, model: nn.Module) -> dict[str, list[list[float]]]:
         """Return task -> item -> summed log-likelihood of every choice; nats."""
@@ -159,6 +173,7 @@ class Suite:
             tasks=tasks,
             prefill_tokens_per_second=timed.prefill_tokens_per_second if timed else None,
             decode_tokens_per_second=timed.decode_tokens_per_second if timed else None,
+            speed=timed,
             peak_memory_bytes=peak,
             seconds=seconds + asked.seconds,
         )

@@ -129,8 +129,7 @@ def test_accuracies_follow_from_the_log_likelihoods_item_by_item(
             int(np.argmax(s)) == item.gold for s, item in zip(sums[task], items, strict=True)
         ]
         weighed = [
-            int(np.argmax(np.array(s) / [len(c.strip()) for c in item.choices]))
-            == item.gold
+            int(np.argmax(np.array(s) / [len(c.strip()) for c in item.choices])) == item.gold
             for s, item in zip(sums[task], items, strict=True)
         ]
         assert result.correct == tuple(summed)
