@@ -36,9 +36,17 @@ def jobs_options(parser: ArgumentParser) -> None:
     parser.add_argument("run_id", nargs="?", help="only those of this run")
     steer = parser.add_mutually_exclusive_group()
     for name, words in (
-        ("pause", "stop the run's search on all its workers, each after its trial"),
-        ("resume", "go on with the run's paused or failed search"),
-        ("stop", "end the run's search with what it has measured"),
+        (
+            "pause",
+            "stop the run's training before its next step, or its search on all its workers, each "
+            "after its trial",
+        ),
+        ("resume", "go on with the run's paused or failed training or search"),
+        (
+            "stop",
+            "end the run's training with the adapter as it is, or its search with what it has "
+            "measured",
+        ),
     ):
         steer.add_argument(f"--{name}", action="store_true", help=words)
 
@@ -70,10 +78,19 @@ def run_queued(
     if job.status == "failed":
         raise QPrunerError(job.error)
     if job.status == "cancelled":
-        raise QPrunerError(
-            f"The search of run {run_id} was paused; what was measured is kept. Go on with "
-            f"'qpruner jobs {run_id} --resume', or end it with --stop."
+        raise QPrunerError(_paused_words(jobs, run_id))
+
+
+def _paused_words(jobs: Jobs, run_id: str) -> str:
+    if jobs.training_job(run_id) is not None:
+        return (
+            f"The training of run {run_id} was stopped; the adapter as it was then is kept. Go on "
+            f"with 'qpruner jobs {run_id} --resume'."
         )
+    return (
+        f"The search of run {run_id} was paused; what was measured is kept. Go on with "
+        f"'qpruner jobs {run_id} --resume', or end it with --stop."
+    )
 
 
 def _follow(jobs: Jobs, store: RunStore, job_id: str, show: Callable[[Progress], None]) -> Job:
@@ -93,21 +110,23 @@ def _follow(jobs: Jobs, store: RunStore, job_id: str, show: Callable[[Progress],
 
 
 def steer_jobs(arguments: Namespace, store: RunStore) -> tuple[list[dict[str, Any]], list[str]]:
-    """Pause, resume or stop a search if asked; return the jobs as document and as lines.
+    """Pause, resume or stop a search or a training if asked; return the jobs as document and as
+    lines.
 
     Raises:
-        BadInputError: It was to be steered, and no run was named, or it has no such search.
+        BadInputError: It was to be steered, and no run was named, or it has neither under way.
     """
-    from qpruner_core.jobs import Jobs  # noqa: PLC0415 - as above
+    from qpruner_core.jobs import Jobs, steering  # noqa: PLC0415 - as above
 
     jobs, run_id = Jobs(store.home), arguments.run_id
     asked = [name for name in ("pause", "resume", "stop") if getattr(arguments, name)]
     if asked and run_id is None:
         raise BadInputError(
-            f"No run was named to {asked[0]}. Name one of 'qpruner runs' whose search that is."
+            f"No run was named to {asked[0]}. Name one of 'qpruner runs' whose search or training "
+            f"that is."
         )
     for name in asked:
-        getattr(jobs, f"{name}_search")(run_id)
+        sys.stderr.write(f"{getattr(steering, name)(jobs, run_id)}\n")
     found = jobs.list(run_id)
     return [_document(job) for job in found], [_line(job) for job in found] or ["No jobs."]
 

@@ -212,6 +212,18 @@ class Jobs(JobReader):
             self.cancel(job.job_id)
         return self.start_finish(run_id)
 
+    def training_job(self, run_id: str) -> Job | None:
+        """Return the newest line job of a run where it has come to training; else None.
+
+        Raises:
+            BadInputError: There is no such run.
+        """
+        job = next((job for job in self.list(run_id) if job.kind == "line"), None)
+        if job is None or "recover" not in job.steps:
+            return None
+        searches = "search" in job.steps and self._store.read(run_id).search is None
+        return None if searches else job
+
     def why_not_resumed(self, job: Job) -> str:
         """Return the sentence that says why a job cannot be resumed; empty if it can.
 

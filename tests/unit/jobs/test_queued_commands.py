@@ -33,6 +33,37 @@ def test_jobs_are_listed_and_a_search_is_paused_resumed_and_stopped(place, capsy
     assert "No run was named to pause" in capsys.readouterr().err
 
 
+def test_training_is_paused_stopped_and_resumed_by_the_same_words(place, capsys):
+    run_id = place.run()
+    place.file(run_id, "hold-recover").touch()
+    place.start()
+    job_id = place.jobs.start_line(run_id, ("recover", "export"), SPEC)
+    for word, said in (("pause", "pauses before its next step"), ("stop", "as it is then")):
+        n_stopped = len(place.lines(run_id, "stopped.txt"))
+        place.until_reached(run_id, "recover")
+        assert main(["jobs", run_id, f"--{word}"]) == 0
+        assert f"The training of run {run_id}" in (told := capsys.readouterr().err)
+        assert said in told
+        until(lambda n=n_stopped: len(place.lines(run_id, "stopped.txt")) > n, "the end of a step")
+        assert main(["jobs", run_id, f"--{word}"]) == 2
+        assert "its job is cancelled" in capsys.readouterr().err
+        place.file(run_id, "reached-recover").unlink()
+        assert main(["jobs", run_id, "--resume"]) == 0
+        assert "goes on at the step where it stood" in capsys.readouterr().err
+    place.file(run_id, "hold-recover").unlink()
+    place.until_status(job_id, "done")
+    assert place.lines(run_id, "ended.txt") == ["recover", "export"]
+
+
+def test_a_run_that_has_yet_to_search_is_steered_at_its_search(place, capsys):
+    run_id = place.run()
+    job_id = place.jobs.start_line(run_id, ("search", "recover"), SPEC)
+    assert main(["jobs", run_id, "--pause"]) == 0
+    assert f"The search of run {run_id} pauses" in capsys.readouterr().err
+    assert place.jobs.training_job(run_id) is None
+    assert place.jobs.get(job_id).status == "cancelled"
+
+
 def test_a_search_over_workers_follows_its_job(place, capsys):
     run_id = place.run()
     answer = []
