@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -10,6 +11,42 @@ from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 from qpruner_core.quantization.packed_linear import PackedLinear, copy_bias_, tensor_bytes
+
+
+class _WidenedProduct(torch.autograd.Function):
+    """``x W`` or ``x W^T`` of a 16-bit weight, of which the backward pass keeps no wider copy.
+
+    Autograd by itself would keep the weight as it was widened, on a CPU twice its bytes, so that
+    training at 16 bit would be measured larger than it is.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, by_rows: bool
+    ) -> torch.Tensor:
+        """Return the product; x: ``(..., in)``, weight: ``(out, in)`` by rows, else ``(in,
+        out)``.
+        """
+        ctx.save_for_backward(weight)
+        ctx.by_rows = by_rows
+        wide = weight.to(x.dtype)
+        if by_rows:
+            return functional.linear(x, wide, bias)
+        return x @ wide if bias is None else torch.addmm(bias, x, wide)
+
+    @staticmethod
+    def backward(
+        ctx: Any, grad: torch.Tensor
+    ) -> tuple[torch.Tensor | None, None, torch.Tensor | None, None]:
+        """Return the gradients for x and, when it is trained, the bias."""
+        (weight,) = ctx.saved_tensors
+        wide = weight.to(grad.dtype)
+        for_x = grad @ (wide if ctx.by_rows else wide.T) if ctx.needs_input_grad[0] else None
+        for_bias = grad.flatten(0, -2).sum(0) if ctx.needs_input_grad[2] else None
+        return for_x, None, for_bias, None
+
+
+_product = cast("Callable[..., torch.Tensor]", _WidenedProduct.apply)
 
 
 class Bf16Linear(PackedLinear):
@@ -28,8 +65,8 @@ class Bf16Linear(PackedLinear):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Return ``(..., out)`` in the input's dtype, computed in ``compute_dtype``."""
-        x, weight = input.to(self.compute_dtype), self.weight.to(self.compute_dtype)
-        return functional.linear(x, weight, self.compute_bias()).to(input.dtype)
+        x = input.to(self.compute_dtype)
+        return _product(x, self.weight, self.compute_bias(), True).to(input.dtype)
 
 
 class Bf16Conv1D(Conv1D):
@@ -50,8 +87,7 @@ class Bf16Conv1D(Conv1D):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Return ``(..., out)`` in the input's dtype, computed in ``compute_dtype``."""
         rows = input.to(self.compute_dtype).reshape(-1, self.nx)
-        bias, weight = self.bias.to(self.compute_dtype), self.weight.to(self.compute_dtype)
-        out = torch.addmm(bias, rows, weight)
+        out = _product(rows, self.weight, self.bias.to(self.compute_dtype), False)
         return out.view(*input.shape[:-1], self.nf).to(input.dtype)
 
 
