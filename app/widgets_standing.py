@@ -136,8 +136,12 @@ def _ended_badly(record: RunRecord, step: str, job: Job) -> None:
     if job.status == "failed":
         widgets.error_panel(job.error or NO_REASON)
     elif job.status == "cancelled":
+        paused = step == "search" and record.quantize is not None
         st.warning(
-            "This step was stopped before it finished. Resume it, or change its settings and "
+            "The search is paused; what it has measured is kept. Resume it, finish it with what "
+            "is measured, or change its settings and start anew."
+            if paused
+            else "This step was stopped before it finished. Resume it, or change its settings and "
             "start anew."
         )
     else:

@@ -135,6 +135,14 @@ def test_a_stopped_search_can_be_resumed(open_page, run_at, jobs, said):
     assert ("resume", job.job_id) in jobs.asked
 
 
+def test_a_paused_search_says_so(open_page, run_at, jobs, said):
+    record = run_at("quantize")
+    jobs.add(record.run_id, "cancelled", ("search",))
+    at = open_page("search", record)
+    assert "The search is paused; what it has measured is kept" in said(at)
+    assert "stopped before it finished" not in said(at)
+
+
 def stopped_search(run_at, jobs, store, status="cancelled"):
     """Return a run whose search ended after three baselines, and its job."""
     record, finished = run_at("evaluate"), run_at("search", name="source")
