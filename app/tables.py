@@ -60,6 +60,9 @@ def stands_at(record: RunRecord, job: Job | None) -> str:
     if job is not None:
         return f"{job.status}: {_at(job)}"
     done = [step for step in STEPS if getattr(record, step) is not None]
+    made = record.reproduction
+    if made is not None and len(done) < 2:  # of the line such a run has at most been loaded
+        return f"table: {len(made.rows)} of {made.n_rows} rows"
     if not done:
         return "not started"
     if record.next_step is None:

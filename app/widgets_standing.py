@@ -8,6 +8,7 @@ import streamlit as st
 
 from app import line, services, widgets, wording
 from app.glossary import tip
+from qpruner_core.domain.progress import Progress
 from qpruner_core.domain.record import STEPS, RunRecord
 from qpruner_core.jobs import Job
 
@@ -73,7 +74,11 @@ def running(record: RunRecord, job: Job, steer: Callable[[Job], None] | None = N
     def progress() -> None:
         now = services.jobs().get(job.job_id)
         known = services.store().read(record.run_id)
-        news = line.filled(known) != filled or known.comparison != record.comparison
+        news = (
+            line.filled(known) != filled
+            or known.comparison != record.comparison
+            or known.reproduction != record.reproduction
+        )
         if news or not line.is_under_way(now):
             st.rerun()
         strip(known, now)
@@ -106,10 +111,11 @@ def progress_bar(job: Job) -> None:
     if told is None:
         st.progress(0.0, text="Starts")
         return
-    left = wording.time_left(told.done, told.total, services.seconds_each(job))
+    left = _time_left(job, told)
     step = wording.STEP_TITLES.get(told.step, told.step)
     # Layer by layer one job makes several passes; a comparison counts its rows.
-    named = {"compare": doing, "trials": doing, "compress": f"{doing}: {step}"}.get(job.kind, step)
+    counted = {"compare": doing, "trials": doing, "reproduce": doing}
+    named = (counted | {"compress": f"{doing}: {step}"}).get(job.kind, step)
     words = [
         f"**{named}** {told.done} of {told.total}",
         told.message,
@@ -118,6 +124,16 @@ def progress_bar(job: Job) -> None:
     ]
     share = min(1.0, max(0.0, told.done / max(told.total, 1)))
     st.progress(share, text=" · ".join(word for word in words if word))
+
+
+def _time_left(job: Job, told: Progress) -> str:
+    """Return how long a job takes yet, as it says itself where its pieces take unequally long,
+    else by the pace of its newest ones; empty while that is not known.
+    """
+    if job.kind == "reproduce":
+        left = told.values.get("seconds_left")
+        return f"about {wording.seconds(left)} left" if left is not None else ""
+    return wording.time_left(told.done, told.total, services.seconds_each(job))
 
 
 def failed_beside(record: RunRecord, kind: str) -> None:

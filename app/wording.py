@@ -34,9 +34,10 @@ JOB_TITLES = {
     "generate": "Answer a prompt",
     "compare": "Compare criteria",
     "compress": "Compress layer by layer",
+    "reproduce": "The paper's table",
 }
 """What a job does that runs no step of the line from its start."""
-COUNTED_JOBS = ("compare", "compress", "trials")
+COUNTED_JOBS = ("compare", "compress", "trials", "reproduce")
 """Those of them that report pieces of their own, not of the steps that they call on."""
 DEMO_TEXT = (
     "This model reads the demo's invented language, so its scores and losses say little about "

@@ -1,0 +1,307 @@
+"""The paper's table as rows of text, and which of its numbers the paired test tells apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import pandas as pd
+
+from app import wording
+from qpruner_core.domain.metrics import Metrics
+from qpruner_core.domain.paired import LEVEL, Paired, paired
+from qpruner_core.domain.reproduction import (
+    VARIANTS,
+    Reproduction,
+    ReproductionRow,
+)
+
+NOTHING = "\N{EN DASH}"
+"""Longer than elsewhere, as Markdown makes a list of a hyphen."""
+DENSE = "Before pruning (16 bit)"
+REFERENCE, SUBJECT = VARIANTS[0], VARIANTS[-1]
+"""Whose training memory the others are held against, and whom the paired test is about."""
+LOSS = "Loss, nats/token"
+SUMMARY = (
+    "Row",
+    "Mean accuracy, %",
+    LOSS,
+    "Training memory",
+    "Estimated before",
+    "Saved",
+    "To run",
+    f"{SUBJECT} against it",
+)
+BOLD_WORDS = (
+    "Bold is the best accuracy of a ratio, where the exact McNemar test on the same items tells "
+    f"it apart from every other row (p < {LEVEL:g}); ± is one standard error."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RatioTable:
+    """One ratio of the table, as text; cells are Markdown."""
+
+    ratio: float
+    n_rows: int
+    """Rows that are measured; in [0, 4]."""
+    summary: pd.DataFrame
+    """Rows x what a variant costs and how well it answers; the loss where there are no tasks."""
+    tasks: pd.DataFrame
+    """Rows x tasks, accuracy with its standard error; percent. Empty without tasks."""
+    is_told_apart: bool
+    """Whether the best mean accuracy differs from that of every other row."""
+
+
+def table_of(reproduction: Reproduction, ratio: float) -> RatioTable:
+    """Return the rows of a ratio, the dense model first; what is missing is a dash."""
+    found = {name: reproduction.row(ratio, name) for name in VARIANTS}
+    rows = [row for row in found.values() if row is not None]
+    names = task_names(rows, reproduction.dense)
+    best = _best(rows)
+    leaders = {name: _best(rows, name) for name in names}
+    summary = [_dense_summary(reproduction.dense)]
+    tasks = [_task_cells(DENSE, reproduction.dense, {})]
+    for variant, row in found.items():
+        summary.append(_summary(variant, row, found, is_best=variant in best))
+        after = row.recovery.after if row is not None else None
+        bold = {name: variant in leaders[name] for name in names}
+        tasks.append(_task_cells(variant, after, bold))
+    return RatioTable(
+        ratio=ratio,
+        n_rows=len(rows),
+        summary=_filled(summary, [name for name in SUMMARY if name != LOSS or not names]),
+        tasks=_filled(tasks, ("Row", *names)) if names else pd.DataFrame(),
+        is_told_apart=bool(best),
+    )
+
+
+def task_names(rows: Iterable[ReproductionRow], dense: Metrics | None) -> list[str]:
+    """Return the tasks that any row or the dense model answered, by name."""
+    measured = [row.recovery.after for row in rows] + ([dense] if dense is not None else [])
+    return sorted({name for metrics in measured for name in metrics.tasks})
+
+
+def saved(row: ReproductionRow | None, reference: ReproductionRow | None) -> float | None:
+    """Return which share of the training memory a row saves against a reference; negative where
+    it takes more, None where one of both was not measured.
+    """
+    mine = row.training_bytes if row is not None else None
+    other = reference.training_bytes if reference is not None else None
+    return None if mine is None or not other else 1.0 - mine / other
+
+
+def against(subject: ReproductionRow | None, row: ReproductionRow | None) -> Paired | None:
+    """Return how a row answers against another one on the same items; None where they have none
+    in common, or are the same.
+    """
+    if subject is None or row is None or subject is row:
+        return None
+    return paired(subject.recovery.after, row.recovery.after)
+
+
+def findings(reproduction: Reproduction) -> list[str]:
+    """Return in a sentence per ratio what QPruner-3 saves against LLM-Pruner, and at what
+    accuracy; ratios that lack one of both are left out.
+    """
+    said = []
+    for ratio in reproduction.spec.ratios:
+        subject, reference = (reproduction.row(ratio, name) for name in (SUBJECT, REFERENCE))
+        if subject is None or reference is None:
+            continue
+        parts = [_memory_words(saved(subject, reference)), _answer_words(subject, reference)]
+        told = "; ".join(part for part in parts if part)
+        if told:
+            said.append(f"Pruned by {wording.percent(ratio, 0)}, {SUBJECT} {told}.")
+    return said
+
+
+def _memory_words(share: float | None) -> str:
+    if share is None:
+        return ""
+    word = "less" if share >= 0 else "more"
+    return f"trains in {wording.percent(abs(share))} {word} memory than {REFERENCE}"
+
+
+def _answer_words(subject: ReproductionRow, reference: ReproductionRow) -> str:
+    """Return how both answer; without tasks, how their losses stand."""
+    test = against(subject, reference)
+    if test is None:
+        change = subject.recovery.after.loss - reference.recovery.after.loss
+        word = "higher" if change > 0 else "lower"
+        return f"its loss is {wording.nats(abs(change))} per token {word}"
+    if not test.differs:
+        return f"their accuracies are not told apart (p {_p_value(test.p_value)})"
+    word = "higher" if test.difference > 0 else "lower"
+    points = f"{100 * abs(test.difference):.1f} points"
+    return f"its accuracy is {points} {word} (p {_p_value(test.p_value)})"
+
+
+def training(reproduction: Reproduction) -> pd.DataFrame:
+    """Return how every measured row was trained; all but the estimate is measured."""
+    return pd.DataFrame(
+        [
+            {
+                "Pruned": wording.percent(row.ratio, 0),
+                "Row": row.variant,
+                "Steps": f"{len(row.recovery.losses)} of {row.recovery.spec.steps}",
+                "Loss before": wording.nats(row.recovery.before.loss),
+                "Loss after": wording.nats(row.recovery.after.loss),
+                "Accuracy before": _accuracy(row.recovery.before),
+                "Accuracy after": _accuracy(row.recovery.after),
+                "Trainable": wording.count(row.recovery.trainable_parameters),
+                "Weights without adapter": wording.size(row.weight_bytes),
+                "Memory estimated before": wording.size(row.recovery.estimated_memory_bytes),
+                "Training": wording.speed(row.recovery.tokens_per_second),
+                "Time": wording.seconds(row.seconds),
+            }
+            for row in reproduction.rows
+        ]
+    )
+
+
+def remarks(reproduction: Reproduction) -> list[str]:
+    """Return what the table and its rows say of themselves, each sentence once."""
+    of_rows = {
+        f"{row.variant} at {wording.percent(row.ratio, 0)}": row.recovery.remarks
+        for row in reproduction.rows
+    }
+    told: dict[str, list[str]] = {}
+    for name, sentences in of_rows.items():
+        for sentence in sentences:
+            told.setdefault(sentence, []).append(name)
+    named = [
+        sentence
+        if len(names) == len(reproduction.rows) > 1
+        else f"{sentence} ({', '.join(names)})"
+        for sentence, names in told.items()
+    ]
+    return [*reproduction.remarks, *named]
+
+
+def _best(rows: Sequence[ReproductionRow], task: str = "") -> frozenset[str]:
+    """Return the variant of the best accuracy where it is told apart from all other rows, with
+    those that have the same plan; else nothing.
+
+    Args:
+        rows: The measured rows of a ratio.
+        task: The task that is looked at; empty for all.
+    """
+    measured = [(row, _of_task(row.recovery.after, task)) for row in rows]
+    measured = [(row, metrics) for row, metrics in measured if metrics.tasks]
+    if not measured:
+        return frozenset()
+    first, answers = max(measured, key=lambda pair: pair[1].accuracy)
+    others = [metrics for row, metrics in measured if row.plan.key != first.plan.key]
+    tests = [paired(answers, other) for other in others]
+    if not tests or not all(test is not None and test.differs for test in tests):
+        return frozenset()
+    return frozenset(row.variant for row, _ in measured if row.plan.key == first.plan.key)
+
+
+def _of_task(metrics: Metrics, task: str) -> Metrics:
+    """Return the metrics of one task alone, or all of them."""
+    if not task:
+        return metrics
+    found = metrics.tasks.get(task)
+    return replace(
+        metrics,
+        tasks={} if found is None else {task: found},
+        accuracy=0.0 if found is None else found.accuracy,
+    )
+
+
+def _summary(
+    variant: str,
+    row: ReproductionRow | None,
+    found: dict[str, ReproductionRow | None],
+    *,
+    is_best: bool,
+) -> dict[str, str]:
+    """Return one row; only its name where it is not measured yet."""
+    if row is None:
+        return {"Row": _unbroken(variant)}
+    after, share = row.recovery.after, saved(row, found[REFERENCE])
+    peak = row.training_bytes
+    test = against(found[SUBJECT], row)
+    return {
+        "Row": _unbroken(variant),
+        "Mean accuracy, %": _bold(_mean(after), is_best),
+        LOSS: f"{after.loss:.3f}",
+        "Training memory": _size(peak) if peak is not None else "not counted",
+        "Estimated before": _size(row.recovery.estimated_memory_bytes),
+        "Saved": _share(share, variant),
+        "To run": _size(after.weight_bytes),
+        f"{SUBJECT} against it": NOTHING if test is None else _test(test),
+    }
+
+
+def _dense_summary(dense: Metrics | None) -> dict[str, str]:
+    if dense is None:
+        return {"Row": _unbroken(DENSE)}
+    return {
+        "Row": _unbroken(DENSE),
+        "Mean accuracy, %": _mean(dense),
+        LOSS: f"{dense.loss:.3f}",
+        "To run": _size(dense.weight_bytes),
+    }
+
+
+def _task_cells(name: str, metrics: Metrics | None, bold: dict[str, bool]) -> dict[str, str]:
+    results = metrics.tasks if metrics is not None else {}
+    cells = {
+        task: _bold(_plus_minus(result.accuracy, result.standard_error), bold.get(task, False))
+        for task, result in results.items()
+    }
+    return {"Row": _unbroken(name), **cells}
+
+
+def _mean(metrics: Metrics) -> str:
+    if not metrics.tasks:
+        return NOTHING
+    return _plus_minus(metrics.accuracy, metrics.standard_error)
+
+
+def _accuracy(metrics: Metrics) -> str:
+    return wording.percent(metrics.accuracy) if metrics.tasks else NOTHING
+
+
+def _plus_minus(share: float, error: float) -> str:
+    return _unbroken(f"{100 * share:.1f} ± {100 * error:.1f}")
+
+
+def _test(test: Paired) -> str:
+    verdict = "differs" if test.differs else "not told apart"
+    p_value = _unbroken(f"(p {_p_value(test.p_value)})")
+    return f"{_unbroken(wording.points(test.difference))}, {verdict} {p_value}"
+
+
+def _p_value(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"= {value:.3f}" if value < 0.1 else f"= {value:.2f}"
+
+
+def _share(share: float | None, variant: str) -> str:
+    if share is None or variant == REFERENCE:
+        return NOTHING
+    return _unbroken(wording.percent(share))
+
+
+def _size(size_bytes: int) -> str:
+    return _unbroken(wording.size(size_bytes))
+
+
+def _unbroken(text: str) -> str:
+    """Return a short text whose words stay on one line."""
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def _bold(text: str, is_so: bool) -> str:
+    return f"**{text}**" if is_so else text
+
+
+def _filled(rows: list[dict[str, str]], columns: Sequence[str]) -> pd.DataFrame:
+    """Return the rows with a dash where nothing is known; columns without anything are left
+    out.
+    """
+    frame = pd.DataFrame([{name: row.get(name, NOTHING) for name in columns} for row in rows])
+    return frame.drop(columns=[n for n in frame if (frame[n] == NOTHING).all()])
