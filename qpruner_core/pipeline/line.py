@@ -36,7 +36,7 @@ from qpruner_core.pipeline.exporting import export_trial
 from qpruner_core.pipeline.fingerprint import Fingerprints
 from qpruner_core.pipeline.materials import Materials, bytes_16_bit
 from qpruner_core.pipeline.quantizing import measure_signals
-from qpruner_core.pipeline.recovering import Asked, recover_plan
+from qpruner_core.pipeline.recovering import Asked, known_before, recover_plan
 from qpruner_core.pipeline.samples import continue_text
 from qpruner_core.pipeline.searching import THIS_PROCESS, Searching, told_values
 from qpruner_core.pipeline.timing import with_times
@@ -174,7 +174,11 @@ class Line:
     def _recover(self) -> RecoveryOutcome:
         record = self.record()
         trial = self._trial(record.spec.recovery.trial)
-        asked = Asked(plan=trial.plan, spec=replace(record.spec.recovery, trial=trial.number))
+        asked = Asked(
+            plan=trial.plan,
+            spec=replace(record.spec.recovery, trial=trial.number),
+            before=known_before(self._store, record, self._materials, trial.plan),
+        )
         told = (self.on_progress, self.should_stop)
         suite = self._materials.suite()
         return recover_plan(self._store, record, self._materials, asked, suite, *told)

@@ -4,11 +4,18 @@ after.
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
+import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
+from qpruner_core.data.training import TrainingSet
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.progress import OnProgress
@@ -16,14 +23,27 @@ from qpruner_core.domain.record import RunRecord
 from qpruner_core.domain.recovered import RecoveryOutcome
 from qpruner_core.domain.recovery import RecoverySpec
 from qpruner_core.evaluation import Suite
+from qpruner_core.models.loader import LoadedModel
+from qpruner_core.pipeline.fingerprint import Fingerprints
 from qpruner_core.pipeline.materials import Materials
+from qpruner_core.pipeline.remembering import Remembered
+from qpruner_core.pipeline.starting import (
+    Shifts,
+    shifts_of,
+    starts_of,
+    take_,
+    with_scalings,
+)
 from qpruner_core.quantization.packing import pack_, packed_bytes
-from qpruner_core.recovery.lora import recover
+from qpruner_core.recovery.lora import Recovered, recover
+from qpruner_core.recovery.shifts import save_shift
 from qpruner_core.store.kept import kept_folder
 from qpruner_core.store.records import RunStore
 
 OF_THE_LINE = "adapter"
 """Name of the adapter that the record of a run holds; all others lie beside the line."""
+HELD = "held_16_bit"
+"""Name of the buffer with a weight that is held at 16 bit besides."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +61,7 @@ class Asked:
     """What the plan measures on the same suite without training; None: it is measured."""
     hold_16_bit: tuple[str, ...] = ()
     """Precisions whose Linears hold their 16-bit weight besides the packed one, as the public
-    script's 8-bit layers do; memory that is measured counts it."""
+    script's 8-bit layers do; all bytes of the outcome count it."""
 
 
 def recover_plan(
@@ -54,6 +74,9 @@ def recover_plan(
     should_stop: Callable[[], bool],
 ) -> RecoveryOutcome:
     """Pack a plan, train an adapter on it and measure both.
+
+    Training that was killed, or stopped before its last step, goes on from its last checkpoint
+    where all that it depends on is still the same.
 
     Args:
         store: Where adapter and checkpoint go.
@@ -69,32 +92,149 @@ def recover_plan(
         DataTooShortError: There is nothing to train on.
         NotReadyError: The run has not been pruned.
     """
-    layout = materials.layout(asked.plan.levels)
-    training = materials.training(asked.spec)
-    taken = materials.take_pruned(asked.plan.levels)
-    pack_(taken.model, layout, asked.plan, taken.device.compute_dtype)
-    size = packed_bytes(taken.model)
+    plan, spec = asked.plan, asked.spec
+    layout = materials.layout(plan.levels)
+    training = materials.training(spec)
+    dense = materials.pruned(plan.levels)
+    if spec.initialization != "default":
+        # Until training takes where adapters start, all start as LoRA's do.
+        spec = replace(spec, initialization="default", initialization_options={})
+    starts = starts_of(dense.model, layout, plan, spec, on_progress)
+    shifts = with_scalings(shifts_of(starts), layout, spec)
+    if asked.before is None and shifts:
+        asked = replace(asked, before=_unshifted(materials, asked, suite))
+    packed = _packed(materials, asked, shifts)
+    folder, checkpoint = _folders(store, record.run_id, asked.name)
 
     def evaluate(model: nn.Module, adapter_bytes: int = 0) -> Metrics:
-        return suite.evaluate(
-            model, weight_bytes=size + adapter_bytes, device_name=taken.device.name
-        )
+        size = packed.size_bytes + adapter_bytes
+        name = packed.loaded.device.name
+        return suite.evaluate(model, weight_bytes=size, device_name=name)
 
-    if asked.name == OF_THE_LINE:
-        folder = store.artifact_folder(record.run_id, OF_THE_LINE)
-    else:
-        folder = kept_folder(store, record.run_id, asked.name)
     recovered = recover(
-        taken.model,
+        packed.loaded.model,
         layout,
-        asked.plan,
-        asked.spec,
+        plan,
+        spec,
         training,
         evaluate=evaluate,
         folder=folder,
+        before=_with_bytes(asked.before, packed.size_bytes),
         on_progress=on_progress,
         should_stop=should_stop,
     )
+    shift = save_shift(shifts_of(starts), folder) if recovered.adapter else ""
+    outcome = _outcome(asked, recovered, packed.held_bytes, shift)
+    if outcome.is_complete:
+        shutil.rmtree(checkpoint, ignore_errors=True)
+    return outcome
+
+
+def known_before(
+    store: RunStore, record: RunRecord, materials: Materials, plan: PrecisionPlan
+) -> Metrics | None:
+    """Return what the search measured of a plan, if it is what the plan would measure today on the
+    suite of the trials, untrained; None where it may not be.
+    """
+    if record.spec.search.recover_steps:
+        return None
+    arithmetic = f"{materials.device.name}, as usual"
+    key = Fingerprints(store, record.run_id).measured(record, arithmetic)
+    known = Remembered(store, record.run_id, key).read(plan)
+    return known.metrics if known is not None else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Packed:
+    """A model packed by a plan."""
+
+    loaded: LoadedModel
+    size_bytes: int
+    """Of its weights, held ones included."""
+    held_bytes: int
+    """Of weights held at 16 bit besides."""
+
+
+def _packed(materials: Materials, asked: Asked, shifts: Shifts) -> _Packed:
+    """Take the pruned model over and pack it, less what the adapters begin with."""
+    layout = materials.layout(asked.plan.levels)
+    loaded = materials.take_pruned(asked.plan.levels)
+    held: dict[str, torch.Tensor] = {}
+
+    def prepare(name: str, dense: nn.Linear | Conv1D) -> None:
+        if asked.plan.precisions[name] in asked.hold_16_bit:
+            half = loaded.device.compute_dtype.itemsize == 2
+            dtype = loaded.device.compute_dtype if half else torch.bfloat16
+            held[name] = dense.weight.detach().to(dtype)
+        if name in shifts:
+            take_(dense, *shifts[name])
+
+    pack_(loaded.model, layout, asked.plan, loaded.device.compute_dtype, prepare)
+    for name, weight in held.items():
+        module = loaded.model.get_submodule(name)
+        module.register_buffer(HELD, weight, persistent=False)
+    held_bytes = sum(weight.nbytes for weight in held.values())
+    size = packed_bytes(loaded.model) + held_bytes
+    return _Packed(loaded=loaded, size_bytes=size, held_bytes=held_bytes)
+
+
+def _unshifted(materials: Materials, asked: Asked, suite: Suite) -> Metrics:
+    """Measure the plan as the search would, on weights from which nothing is taken.
+
+    The pruned model is packed for it and built again for the training: two of them at a time
+    would need the memory of both.
+    """
+    packed = _packed(materials, asked, {})
+    device = packed.loaded.device.name
+    return suite.evaluate(packed.loaded.model, weight_bytes=packed.size_bytes, device_name=device)
+
+
+def _folders(store: RunStore, run_id: str, name: str) -> tuple[Path, Path]:
+    """Return where an adapter goes, and where its training keeps checkpoints."""
+    checkpoint = kept_folder(store, run_id, f"{name}-checkpoint")
+    if name == OF_THE_LINE:
+        return store.artifact_folder(run_id, name), checkpoint
+    return kept_folder(store, run_id, name), checkpoint
+
+
+def _identity(
+    store: RunStore,
+    record: RunRecord,
+    materials: Materials,
+    asked: Asked,
+    training: TrainingSet,
+) -> str:
+    """Return a hash of all that a training depends on."""
+    spec = asdict(asked.spec)
+    for name in ("trial", "checkpoint_steps"):
+        del spec[name]
+    parts = {
+        "recovery": spec,
+        "plan": dict(asked.plan.precisions),
+        "levels": asked.plan.levels,
+        "cut": asdict(materials.pruning(asked.plan.levels)),
+        "biases": record.prune.biases if record.prune is not None else "",
+        "weights": Fingerprints(store, record.run_id).weights(record),
+        "text": _digest(training),
+    }
+    text = json.dumps(parts, sort_keys=True, default=list)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _digest(training: TrainingSet) -> str:
+    digest = hashlib.sha256()
+    for rows in (training.ids, training.labels, training.positions):
+        if rows is not None:
+            digest.update(str(tuple(rows.shape)).encode())
+            digest.update(rows.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _with_bytes(before: Metrics | None, weight_bytes: int) -> Metrics | None:
+    return None if before is None else replace(before, weight_bytes=weight_bytes)
+
+
+def _outcome(asked: Asked, recovered: Recovered, held_bytes: int, shift: str) -> RecoveryOutcome:
     outcome = RecoveryOutcome(
         spec=asked.spec,
         before=recovered.before,
@@ -102,8 +242,9 @@ def recover_plan(
         losses=recovered.losses,
         adapter=recovered.adapter,
         trainable_parameters=recovered.trainable_parameters,
-        estimated_memory_bytes=recovered.estimated_memory_bytes,
+        estimated_memory_bytes=recovered.estimated_memory_bytes + held_bytes,
         peak_memory_bytes=recovered.peak_memory_bytes,
+        shift=shift,
     )
     return replace(outcome, remarks=_remarks(outcome))
 
