@@ -14,8 +14,8 @@ from qpruner_core.domain.progress import Progress
 SMOOTHING = 8
 """Steps in the running mean beside the raw losses."""
 PARTS = {
-    "weights": ("packed weights", palette.SLATE),
-    "adapter": ("adapters with optimiser", palette.TRIAL),
+    "weights": ("weights", palette.SLATE),
+    "adapter": ("adapters, optimiser", palette.TRIAL),
     "activations": ("activations", palette.RUNS[1]),
     "logits": ("logits", palette.RUNS[4]),
     "workspace": ("workspace", palette.MUTED),
@@ -79,8 +79,8 @@ def losses(
 
 
 def _heldout_lines(made: go.Figure, heldout: Mapping[str, float]) -> None:
-    """Draw lines across; the highest is named above itself and the others below, so that names
-    never meet.
+    """Draw lines across; the highest is named above its end and the others below their beginning,
+    where the falling loss is not.
     """
     highest = max(heldout.values(), default=0.0)
     for word, loss in heldout.items():
@@ -93,7 +93,7 @@ def _heldout_lines(made: go.Figure, heldout: Mapping[str, float]) -> None:
                 "width": 1.5,
             },
             annotation={"text": f"held-out loss {word}: {loss:.3f}", "font": {"size": 11}},
-            annotation_position="top right" if loss == highest else "bottom right",
+            annotation_position="top right" if loss == highest else "bottom left",
         )
 
 
@@ -103,7 +103,7 @@ def memory(rows: Mapping[str, TrainingBytes]) -> go.Figure:
     Args:
         rows: Words for the settings -> their parts; the first is drawn on top.
     """
-    made = charts_base.figure(108 + 34 * len(rows))
+    made = charts_base.figure(104 + 46 * len(rows))
     names = list(rows)
     for part, (word, colour) in PARTS.items():
         sizes = [getattr(each, part) for each in rows.values()]
@@ -118,22 +118,27 @@ def memory(rows: Mapping[str, TrainingBytes]) -> go.Figure:
                 hovertemplate=f"%{{y}}<br>{word}: %{{customdata}} (estimated)<extra></extra>",
             )
         )
-    totals = [each.total for each in rows.values()]
-    for name, total in zip(names, totals, strict=True):
-        made.add_annotation(
-            x=total,
-            y=name,
-            text=f"<b>{wording.size(total)}</b>",
-            showarrow=False,
-            xanchor="left",
-            xshift=6,
-            font={"size": 11},
-        )
-    axis = charts_base.byte_axis([1.18 * total for total in totals], "", from_zero=True)
-    made.update_layout(barmode="stack", bargap=0.35, legend={"traceorder": "normal"})
+    for name, each in rows.items():
+        made.add_annotation(_over_bar(name, each.total))
+    axis = charts_base.byte_axis([each.total for each in rows.values()], "", from_zero=True)
+    legend = {"traceorder": "normal", "font": {"size": 11}}
+    made.update_layout(barmode="stack", bargap=0.6, legend=legend)
     made.update_xaxes(**axis)
-    made.update_yaxes(autorange="reversed", automargin=True)
+    made.update_yaxes(autorange="reversed", showticklabels=False)
     return made
+
+
+def _over_bar(name: str, total: int) -> dict[str, object]:
+    """Return what stands over a bar: beside it, names would leave it too little room."""
+    return {
+        "x": 0,
+        "y": name,
+        "text": f"{name}: <b>{wording.size(total)}</b>",
+        "showarrow": False,
+        "xanchor": "left",
+        "yshift": 17,
+        "font": {"size": 11},
+    }
 
 
 def numbered(values: Sequence[float]) -> dict[int, float]:

@@ -97,13 +97,10 @@ def device_of(record: RunRecord, number: int | None) -> str:
 
 
 def _preset_field() -> str:
-    known = [AS_ASKED, *PRESETS]
     return str(
-        st.segmented_control(
+        st.selectbox(
             "Preset",
-            known,
-            default=AS_ASKED,
-            required=True,
+            [AS_ASKED, *PRESETS],
             format_func=lambda name: PRESET_WORDS.get(name, name.capitalize()),
             help=tip("recovery_preset"),
             key="recover/preset",

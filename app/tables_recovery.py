@@ -1,4 +1,4 @@
-"""Ranks by hand as a table to edit, and what recovery changed, task by task."""
+"""Ranks by hand as a table to edit, and what recovery changed, row by row."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Mapping
 import pandas as pd
 
 from app import wording
-from qpruner_core.domain.metrics import Metrics, TaskResult
+from qpruner_core.domain.metrics import Metrics
 
 RANK = "Rank"
+NOTHING = "-"
 
 
 def from_ranks(ranks: Mapping[str, int], n_layers: int) -> pd.DataFrame:
@@ -25,35 +26,47 @@ def to_ranks(table: pd.DataFrame) -> dict[str, int]:
     return {str(layer): int(rank) for layer, rank in stated.items()}
 
 
-def before_after(before: Metrics, after: Metrics) -> pd.DataFrame:
-    """Return one row per task with its accuracy before and after, each with its standard error,
-    and the mean over all of them last.
+def before_after(before: Metrics, after: Metrics, dense: Metrics | None = None) -> pd.DataFrame:
+    """Return what was measured before and after, row by row, accuracies with their standard
+    errors; the dense model beside them where it is known.
     """
-    rows = [
-        {
-            "Task": name,
-            "Before": _accuracy(before.tasks[name]),
-            "After": _accuracy(result),
-            "Change": wording.points(result.accuracy - before.tasks[name].accuracy),
-            "Items": result.n_items,
-        }
-        for name, result in sorted(after.tasks.items())
-        if name in before.tasks
-    ]
-    mean = {
-        "Task": "mean",
-        "Before": accuracy(before.accuracy, before.standard_error),
-        "After": accuracy(after.accuracy, after.standard_error),
-        "Change": wording.points(after.accuracy - before.accuracy),
-        "Items": sum(result.n_items for result in after.tasks.values()),
+    columns = {"Dense": dense} if dense is not None else {}
+    columns |= {"Before": before, "After": after}
+    table = {name: _column(metrics, after) for name, metrics in columns.items()}
+    return pd.DataFrame({**table, "Change": _changes(before, after)})
+
+
+def _column(metrics: Metrics, after: Metrics) -> dict[str, str]:
+    rows = {
+        "Loss, nats/token": f"{metrics.loss:.3f}",
+        "Perplexity": f"{metrics.perplexity:.2f}",
+        "Weights": wording.size(metrics.weight_bytes),
     }
-    return pd.DataFrame([*rows, mean] if rows else [])
+    if after.tasks:
+        rows["Accuracy, mean"] = (
+            accuracy(metrics.accuracy, metrics.standard_error) if metrics.tasks else NOTHING
+        )
+    for name in sorted(after.tasks):
+        found = metrics.tasks.get(name)
+        rows[name] = accuracy(found.accuracy, found.standard_error) if found else NOTHING
+    return rows
+
+
+def _changes(before: Metrics, after: Metrics) -> dict[str, str]:
+    rows = {
+        "Loss, nats/token": f"{after.loss - before.loss:+.3f}",
+        "Perplexity": f"{after.perplexity - before.perplexity:+.2f}",
+        "Weights": wording.size_change(after.weight_bytes, before.weight_bytes),
+    }
+    if after.tasks:
+        rows["Accuracy, mean"] = wording.points(after.accuracy - before.accuracy)
+    for name in sorted(after.tasks):
+        found = before.tasks.get(name)
+        change = after.tasks[name].accuracy - found.accuracy if found else 0.0
+        rows[name] = wording.points(change) if found else NOTHING
+    return rows
 
 
 def accuracy(share: float, error: float) -> str:
     """Return an accuracy with its standard error, such as ``61.4 ± 2.9 %``."""
     return f"{100 * share:.1f} ± {100 * error:.1f} %"
-
-
-def _accuracy(result: TaskResult) -> str:
-    return accuracy(result.accuracy, result.standard_error)

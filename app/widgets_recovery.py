@@ -14,7 +14,6 @@ from app import (
     forms_recovery,
     navigation,
     services,
-    tables,
     tables_recovery,
     widgets,
     widgets_metrics,
@@ -119,7 +118,11 @@ def stopped(record: RunRecord) -> None:
         st.markdown(
             f":orange[:material/pause_circle:] Stopped after {len(outcome.losses)} of "
             f"{outcome.spec.steps} steps; the adapter as it is was kept."
-            + ("" if resumable else " Start it again with the same settings to go on from there.")
+            + (
+                ""
+                if resumable
+                else " Train with the same settings, not in a copy, to go on from there."
+            )
         )
         if (
             job is not None
@@ -159,7 +162,7 @@ def result(record: RunRecord, outcome: RecoveryOutcome, names: Mapping[int, str]
         widgets_metrics.warn_over_budget(
             outcome.before.weight_bytes, outcome.after.weight_bytes, record.search.budget_bytes
         )
-    _side_by_side(outcome, dense)
+    _before_after(outcome, dense)
     if outcome.adapter:
         st.page_link(
             navigation.page("export"),
@@ -179,7 +182,7 @@ def recovered_share(dense: Metrics, outcome: RecoveryOutcome) -> float | None:
 
 def _recovered(outcome: RecoveryOutcome, dense: Metrics | None) -> list[Figure]:
     share = recovered_share(dense, outcome) if dense is not None else None
-    if share is None or dense is None or not outcome.losses:
+    if share is None or not outcome.losses:
         return []
     return [
         Figure(
@@ -187,7 +190,6 @@ def _recovered(outcome: RecoveryOutcome, dense: Metrics | None) -> list[Figure]:
             value=wording.percent(share, 0),
             term="recovered_share",
             origin=wording.MEASURED,
-            change=f"{outcome.after.loss - dense.loss:+.3f} nats to the dense model",
         )
     ]
 
@@ -219,25 +221,16 @@ def _training(outcome: RecoveryOutcome) -> list[Figure]:
     ]
 
 
-def _side_by_side(outcome: RecoveryOutcome, dense: Metrics | None) -> None:
+def _before_after(outcome: RecoveryOutcome, dense: Metrics | None) -> None:
     before, after = outcome.before, outcome.after
-    left, right = st.columns(2, gap="large")
-    with left:
-        if after.tasks:
-            chart = charts_pruning.before_after(
-                before, after, ("before recovery", "after recovery")
-            )
-            st.plotly_chart(chart, key="recovery/tasks")
-            said = paired_words(paired(after, before))
-            if said:
-                st.markdown(f":material/balance: {said}", help=tip("paired_test"))
-        found = tables_recovery.before_after(before, after)
-        if len(found):
-            st.dataframe(found, hide_index=True, height="content")
-    with right:
-        columns = {"dense": dense} if dense is not None else {}
-        compared = tables.compare(columns | {"before": before, "after": after})
-        st.dataframe(compared, height="content")
+    if after.tasks:
+        chart = charts_pruning.before_after(before, after, ("before recovery", "after recovery"))
+        st.plotly_chart(chart, key="recovery/tasks")
+    widgets.origin_badge(wording.MEASURED)
+    st.dataframe(tables_recovery.before_after(before, after, dense), height="content")
+    said = paired_words(paired(after, before))
+    if said:
+        st.markdown(f":material/balance: {said}", help=tip("paired_test"))
 
 
 def paired_words(found: Paired | None) -> str:

@@ -65,12 +65,12 @@ def settings(record: RunRecord, spec: RecoverySpec) -> dict[str, TrainingBytes]:
     checkpointing = spec.gradient_checkpointing
     other = PLAIN if "8bit" in spec.optimizer else SMALL
     return {
-        "These settings": parts(spec, trial.plan),
-        f"{'without' if checkpointing else 'with'} gradient checkpointing": parts(
+        "these settings": parts(spec, trial.plan),
+        f"{'without' if checkpointing else 'with'} checkpointing": parts(
             replace(spec, gradient_checkpointing=not checkpointing), trial.plan
         ),
-        f"with {OPTIMIZERS.entry(other).title}": parts(replace(spec, optimizer=other), trial.plan),
-        "all weights at 16 bit": parts(spec, PrecisionPlan.uniform(layout, "bf16")),
+        OPTIMIZERS.entry(other).title: parts(replace(spec, optimizer=other), trial.plan),
+        "16-bit weights": parts(spec, PrecisionPlan.uniform(layout, "bf16")),
     }
 
 

@@ -28,7 +28,7 @@ def field(at, label):
 
 
 def choose(at, preset):
-    at.get("button_group")[0].set_value(preset).run()
+    field(at, "Preset").set_value(preset).run()
 
 
 def start(at, jobs) -> RecoverySpec:
@@ -138,14 +138,14 @@ def test_a_micro_batch_that_does_not_divide_is_refused_in_a_sentence(open_page, 
 
 def test_adapters_may_go_to_some_linears_alone(open_page, run_at, jobs):
     at = open_page("recovery", run_at("search"))
-    roles = at.get("button_group")[1]
+    roles = at.get("button_group")[0]
     roles.set_value(["v_proj", "q_proj"]).run()
     assert start(at, jobs).targets == ("q_proj", "v_proj")
 
 
 def test_without_any_linear_it_says_what_is_missing(open_page, run_at):
     at = open_page("recovery", run_at("search"))
-    at.get("button_group")[1].set_value([]).run()
+    at.get("button_group")[0].set_value([]).run()
     assert "No kind of Linear is chosen" in at.error[0].value
     assert at.button(key="start/recover").disabled
 
@@ -336,7 +336,7 @@ def test_stopped_it_says_after_which_step_and_resumes(open_page, run_at, jobs, s
 
 def test_stopped_by_a_command_it_says_how_to_go_on(open_page, run_at, store, said):
     record = cut_short(store, run_at("recover"), 12)
-    assert "Start it again with the same settings" in said(open_page("recovery", record))
+    assert "Train with the same settings, not in a copy" in said(open_page("recovery", record))
 
 
 def test_a_training_that_failed_names_the_step(open_page, run_at, jobs):
@@ -378,7 +378,9 @@ def test_done_the_paired_test_says_whether_the_answers_differ(open_page, run_at,
     assert "p = " in said(at)
     assert "called different." in said(at)
     tables = [table.value for table in at.dataframe]
-    assert any("Before" in table.columns and "mean" in set(table["Task"]) for table in tables)
+    (table,) = [table for table in tables if "Before" in table.columns]
+    assert list(table.columns) == ["Dense", "Before", "After", "Change"]
+    assert all("±" in shown for shown in table.loc["Accuracy, mean"][:3])
 
 
 def test_done_it_links_to_the_export_and_says_its_remarks(open_page, run_at, store):

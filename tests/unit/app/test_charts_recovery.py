@@ -41,12 +41,12 @@ def test_the_smoothed_line_is_the_mean_of_the_last_steps():
     assert np.allclose(smoothed.y, [np.mean(range(i - 7, i + 1)) for i in range(8, 13)])
 
 
-def test_held_out_losses_are_named_on_opposite_sides_of_their_lines():
+def test_held_out_losses_are_named_at_opposite_ends_and_sides_of_their_lines():
     made = charts_recovery.losses({1: 2.0}, 9, {"before": 1.50, "after": 1.49})
-    notes = {note.text: note.yanchor for note in made.layout.annotations}
+    notes = {note.text: (note.yanchor, note.xanchor) for note in made.layout.annotations}
     assert notes == {
-        "held-out loss before: 1.500": "bottom",
-        "held-out loss after: 1.490": "top",
+        "held-out loss before: 1.500": ("bottom", "right"),
+        "held-out loss after: 1.490": ("top", "left"),
     }
 
 
@@ -54,7 +54,7 @@ def test_a_bar_has_all_parts_and_its_total():
     parts = TrainingBytes(weights=4096, adapter=2048, activations=512, logits=256, workspace=128)
     made = charts_recovery.memory({"these": parts})
     assert sum(trace.x[0] for trace in made.data) == parts.total
-    assert [note.text for note in made.layout.annotations] == ["<b>6.88 KiB</b>"]
+    assert [note.text for note in made.layout.annotations] == ["these: <b>6.88 KiB</b>"]
 
 
 def test_every_part_of_the_estimate_is_drawn():
