@@ -134,9 +134,16 @@ def trial_field(label: str, names: Mapping[int, str], chosen: int, term: str, ke
 
 
 def export_form(
-    spec: ExportSpec, names: Mapping[int, str], chosen: int, has_adapter: bool
+    spec: ExportSpec, names: Mapping[int, str], chosen: int, adapted: int | None
 ) -> ExportSpec:
-    """Ask for plan, format and whether the adapter goes along."""
+    """Ask for plan, format and what becomes of the adapter.
+
+    Args:
+        spec: As the run is asked for now.
+        names: Number of a measured plan -> what it is called.
+        chosen: Number of the run's chosen plan.
+        adapted: Number of the plan that recovery trained an adapter on; None: there is none.
+    """
     trial = trial_field(
         "Plan to write",
         names,
@@ -153,9 +160,34 @@ def export_form(
         help=tip("export_format"),
     )
     st.caption(EXPORTERS.entry(str(export_format)).summary)
-    adapter = has_adapter and st.toggle(
-        "Include the adapter", spec.include_adapter, help=tip("adapter")
+    asked = replace(spec, trial=trial, format=str(export_format), out=None)
+    if trial != adapted:
+        return replace(asked, merge_adapter=False)
+    return _adapter_fields(asked)
+
+
+def _adapter_fields(spec: ExportSpec) -> ExportSpec:
+    """Ask what becomes of the adapter of the plan that is written."""
+    merged = st.toggle(
+        "Merge the adapter into the weights",
+        spec.merge_adapter,
+        help=tip("merge_adapter"),
+        key="export/merge",
     )
-    return replace(
-        spec, trial=trial, format=str(export_format), include_adapter=bool(adapter), out=None
+    if not merged:
+        included = st.toggle(
+            "Include the adapter",
+            spec.include_adapter,
+            help=tip("adapter"),
+            key="export/include",
+        )
+        return replace(spec, merge_adapter=False, include_adapter=included)
+    percent = st.number_input(
+        "Allowed change of the logits, %",
+        0.01,
+        100.0,
+        round(100 * spec.merge_tolerance, 2),
+        help=tip("merge_tolerance"),
+        key="export/tolerance",
     )
+    return replace(spec, merge_adapter=True, merge_tolerance=percent / 100)

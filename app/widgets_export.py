@@ -75,6 +75,13 @@ def result(record: RunRecord, outcome: ExportOutcome) -> None:
             ),
         ]
     )
+    if outcome.merge_error is not None:
+        st.caption(
+            f"The adapter is merged into the weights: the logits moved by "
+            f"{100 * outcome.merge_error:.2f} % of their norm ({wording.MEASURED}); at most "
+            f"{100 * outcome.spec.merge_tolerance:g} % was allowed.",
+            help=tip("merge_adapter"),
+        )
     if adapter:
         st.caption(
             f"With its adapter {wording.size(together)} on disk ({wording.MEASURED}).",

@@ -15,8 +15,9 @@ if record.search is None:
 names = {p.number: p.name for p in points.of_run(record) if p.number is not None}
 left, right = st.columns([2, 3], gap="large")
 with left:
-    has_adapter = record.recover is not None and bool(record.recover.adapter)
-    spec = forms_search.export_form(record.spec.export, names, record.search.chosen, has_adapter)
+    recovered = record.recover
+    adapted = recovered.spec.trial if recovered is not None and recovered.adapter else None
+    spec = forms_search.export_form(record.spec.export, names, record.search.chosen, adapted)
     asked = widgets.with_part(record.spec, export=spec)
     # Recovery is not asked for by an export: a run without it exports the packed plan as it is.
     widgets_export.start(record, asked, busy=job is not None)

@@ -13,7 +13,7 @@ from qpruner_core.cli.queued import jobs_options, workers_option
 from qpruner_core.cli.search_options import search_options
 from qpruner_core.cli.specs import criterion_option
 from qpruner_core.domain.recovery import RecoverySpec
-from qpruner_core.domain.spec import TIES, DataSpec, SearchSpec
+from qpruner_core.domain.spec import TIES, DataSpec, ExportSpec, SearchSpec
 
 
 class Parser(argparse.ArgumentParser):
@@ -225,6 +225,17 @@ def _recover_options(parser: argparse.ArgumentParser) -> None:
 def _export_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=EXPORTERS.names(), help="default hf_mixed")
     parser.add_argument("--out", help="folder to create; it must not exist yet")
+    parser.add_argument(
+        "--merge-adapter",
+        action=argparse.BooleanOptionalAction,
+        help="add the recovery adapter to the weights, if the logits hold; default apart",
+    )
+    parser.add_argument(
+        "--merge-tolerance",
+        type=float,
+        help="largest change of the logits by a merge, as a share of their norm; default "
+        f"{ExportSpec().merge_tolerance}",
+    )
 
 
 def _runs(commands: _Commands) -> None:

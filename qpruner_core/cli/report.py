@@ -116,6 +116,7 @@ def _export(written: ExportOutcome) -> dict[str, Any]:
         "planned_bytes": written.planned_bytes,
         "reload_logits_equal": written.reload_logits_equal,
         "max_logit_difference": written.max_logit_difference,
+        "merge_error": written.merge_error,
         "files": dict(written.files),
     }
 
@@ -190,6 +191,11 @@ def run_lines(record: RunRecord) -> list[str]:
         lines.append(
             f"exported {format_bytes(written.size_bytes)} to {written.path} (reloaded: {proof})"
         )
+        if written.merge_error is not None:
+            lines.append(
+                f"the adapter is merged: logits moved by {written.merge_error:.3g} of their norm, "
+                f"{written.spec.merge_tolerance:g} was allowed"
+            )
     if record.compressed is not None:
         lines += ["beside the line, layer by layer:"]
         lines += [f"  {line}" for line in compression_lines(record.compressed)]

@@ -65,7 +65,13 @@ _FIELDS: dict[str, dict[str, str]] = {
         "learning_rate": "learning_rate",
         "seed": "seed",
     },
-    "export": {"format": "format", "out": "out", "trial": "trial"},
+    "export": {
+        "format": "format",
+        "out": "out",
+        "trial": "trial",
+        "merge_adapter": "merge_adapter",
+        "merge_tolerance": "merge_tolerance",
+    },
 }
 _LISTS = ("criteria", "precisions", "kinds")
 

@@ -373,6 +373,13 @@ class ExportSpec:
     """Largest relative error of the logits, |difference| over |logits| in Frobenius norms, that a
     merge may cause; > 0. A merge beyond it is refused."""
 
+    def __post_init__(self) -> None:
+        require(
+            self.merge_tolerance > 0.0,
+            f"A merge was allowed to change the logits by {self.merge_tolerance} of their norm",
+            "Give a share above 0.",
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSpec:

@@ -335,8 +335,11 @@ class RunStore:
             name = Path(record.recover.adapter).name
             linked[name] = source / "artifacts" / name
             if Path(record.recover.adapter).is_absolute():
-                own = str(self.folder(record.run_id) / "artifacts" / name)
-                record = replace(record, recover=replace(record.recover, adapter=own))
+                own = self.folder(record.run_id) / "artifacts" / name
+                # What was taken from the weights for an adapter lies in its folder.
+                shift = record.recover.shift and str(own / Path(record.recover.shift).name)
+                moved = replace(record.recover, adapter=str(own), shift=shift)
+                record = replace(record, recover=moved)
         return record, {name: path for name, path in linked.items() if path.exists()}
 
     def _take_along(self, source: str, target: str) -> None:

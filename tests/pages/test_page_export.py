@@ -111,3 +111,41 @@ def test_the_snippet_asks_for_remote_code_only_if_the_folder_has_some(
     store.write(replace(record, export=outcome))
     at = open_page("export", record)
     assert ("trust_remote_code" in at.code[0].value) is bool(names)
+
+
+def with_adapter_of(record, number):
+    recovery = replace(record.recover.spec, trial=number)
+    return replace(record, recover=replace(record.recover, spec=recovery, adapter="adapter"))
+
+
+def test_merging_is_offered_for_the_plan_that_has_an_adapter_alone(open_page, run_at, store):
+    record = run_at("recover")
+    number = record.search.chosen
+    store.write(with_adapter_of(record, number))
+    at = open_page("export", record)
+    labels = [toggle.label for toggle in at.toggle]
+    assert "Merge the adapter into the weights" in labels
+    assert "Include the adapter" in labels
+    other = next(t.number for t in record.search.trials if t.number != number)
+    at.selectbox(key="export/trial").select(other).run()
+    assert not [toggle for toggle in at.toggle if "adapter" in toggle.label]
+
+
+def test_a_merge_is_asked_for_with_what_is_allowed(open_page, run_at, store, jobs):
+    record = run_at("recover")
+    store.write(with_adapter_of(record, record.search.chosen))
+    at = open_page("export", record)
+    at.toggle(key="export/merge").set_value(True).run()
+    at.number_input(key="export/tolerance").set_value(5.0).run()
+    at.button(key="start/export").click().run()
+    (_, (_, _, spec)) = jobs.asked[0]
+    assert spec.export.merge_adapter
+    assert spec.export.merge_tolerance == 0.05
+
+
+def test_a_merged_export_says_how_far_the_logits_moved(open_page, run_at, store, said):
+    record = run_at("export")
+    store.write(replace(record, export=replace(record.export, merge_error=0.0123)))
+    words = said(open_page("export", record))
+    assert "1.23 %" in words
+    assert "at most 2 %" in words
