@@ -53,7 +53,7 @@ def predicted_by_cost(record: RunRecord, spec: SearchSpec) -> PredictedByCost | 
 def _front_key(record: RunRecord, spec: SearchSpec) -> str:
     measured = record.quantize
     loss = measured.loss_16_bit if measured is not None else 0.0
-    asked = (spec.precisions, spec.signal, spec.joint, spec.ratios)
+    asked = (spec.precisions, spec.signal, spec.joint, spec.ratios, spec.fixed)
     return f"{record.run_id}/{record.seconds.get('quantize', 0.0)!r}/{loss!r}/{asked!r}"
 
 
@@ -62,7 +62,14 @@ def _predicted(
     key: str, _layout: ModelLayout, _measured: QuantizationOutcome, _spec: SearchSpec
 ) -> Front:
     levels = [level.layout for level in _measured.levels[1:]] if _spec.joint != "none" else []
-    made = SearchSpace(_layout, _spec.precisions, _measured.tie, levels=levels, joint=_spec.joint)
+    made = SearchSpace(
+        _layout,
+        _spec.precisions,
+        _measured.tie,
+        levels=levels,
+        joint=_spec.joint,
+        fixed=_spec.fixed,
+    )
     return front(made, _measured.sensitivities, signal=_spec.signal)
 
 

@@ -24,6 +24,7 @@ def space_of(record: RunRecord) -> SearchSpace | None:
         measured.tie,
         levels=[level.layout for level in measured.levels[1:]],
         joint=spec.joint if measured.levels else "none",
+        fixed=spec.fixed,
     )
 
 

@@ -93,7 +93,9 @@ def _new_space(
         services.preview(record, dense, replace(pruning, ratio=ratio), scored=scored).layout
         for ratio in spec.ratios
     ]
-    return SearchSpace(layout, spec.precisions, spec.tie, levels=levels, joint=spec.joint)
+    return SearchSpace(
+        layout, spec.precisions, spec.tie, levels=levels, joint=spec.joint, fixed=spec.fixed
+    )
 
 
 def start(record: RunRecord, spec: SearchSpec | None, *, busy: bool) -> None:

@@ -244,6 +244,10 @@ class QuantizationOutcome:
     """
     information: str = "mutual_information"
     """Catalogue name of the layer signal that was measured, as in `SearchSpec.information`."""
+    fixed: tuple[str, ...] = ()
+    """Layers that no sensitivity was measured of, as the search gives them their precision by hand
+    (`SearchSpec.fixed`).
+    """
     weights: str = ""
     """Fingerprint of the weights that all of this was measured on; empty in records from before it
     was kept.
@@ -403,6 +407,7 @@ class RunRecord:
             "joint",
             "ratios",
             "recover_steps",
+            "fixed",
         )
         return {k: v for k, v in asked.items() if k not in later or v != usual[k]}
 

@@ -21,6 +21,7 @@ def predicts(measured: QuantizationOutcome, asked: SearchSpec) -> bool:
     return (
         measured.tie == asked.tie
         and set(asked.precisions) <= set(measured.precisions)
+        and set(measured.fixed) <= set(asked.fixed)
         and (asked.joint == "none" or ratios == asked.ratios)
         and (asked.cost != "latency" or all(c.seconds is not None for c in measured.sensitivities))
     )

@@ -277,6 +277,9 @@ class SearchSpec:
     plan before it is measured, baselines included; 0 measures plans as they are quantised. Their
     bytes stay those of the packed weights: an adapter has the same size beside every plan.
     """
+    fixed: Mapping[str, str] = field(default_factory=dict)
+    """Layers whose precision is given by hand: index of a layer, as text -> catalogue name. The
+    search chooses for the others; of the baselines only that at 16 bit does not hold it."""
     seed: int = 0
     """Seed of the strategy."""
 
@@ -329,7 +332,22 @@ class SearchSpec:
             f"rungs, but training is what takes the time, and a rung would only save evaluation",
             "Measure every plan in full with 1 rung, or leave recovery for after the search.",
         )
+        self._check_fixed()
         self._check_joint()
+
+    def _check_fixed(self) -> None:
+        for layer, precision in self.fixed.items():
+            require(
+                layer.isdecimal() and bool(precision),
+                f"A precision by hand of {precision!r} for layer {layer!r}",
+                "Give the index of a layer, from 0, and the name of a precision.",
+            )
+        require(
+            not self.fixed or (self.joint == "none" and self.cost == "weight_bytes"),
+            f"{len(self.fixed)} layers have a precision by hand in a search that is joint "
+            f"({self.joint}) or weighs {self.cost.replace('_', ' ')}",
+            "Search precisions alone by packed bytes, or leave the precisions to the search.",
+        )
 
     def _check_joint(self) -> None:
         ascending = all(a < b for a, b in zip(self.ratios, self.ratios[1:], strict=False))

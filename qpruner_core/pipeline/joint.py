@@ -176,6 +176,7 @@ def search_space(
         reference_bytes,
         levels=further,
         joint=search.joint if further else "none",
+        fixed=search.fixed,
     )
 
 

@@ -67,6 +67,7 @@ def measure_signals(
         levels=levels,
         information_stability=information.stability,
         information=spec.information,
+        fixed=tuple(spec.fixed),
     )
 
 

@@ -369,7 +369,8 @@ class Searching:
     def _name_the_refined(
         self, known: tuple[Trial, ...], trials: tuple[Trial, ...]
     ) -> tuple[Trial, ...]:
-        best = qpruner_3((*known, *trials), self._layout, self._budget, self._spec.objective)
+        asked = (self._layout, self._budget, self._spec.objective, self._space.fixed)
+        best = qpruner_3((*known, *trials), *asked)
         if best is None:
             return known
         lowest = min((trial.number for trial in known), default=0)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qpruner_core.catalog import precision_formats
+from qpruner_core.catalog import precision_formats, state_bytes_of
 from qpruner_core.domain.device_memory import (
     TrainingLoad,
     linear_training_bytes,
@@ -80,12 +80,7 @@ def training_load(recovery: RecoverySpec, compute_bytes: int) -> TrainingLoad:
         recovery: As in `RunSpec.recovery`.
         compute_bytes: Bytes of one activation: 2 on CUDA, 4 on the CPU.
     """
-    return TrainingLoad(
-        rank=recovery.rank,
-        batch_size=recovery.batch_size,
-        sequence_length=recovery.sequence_length,
-        compute_bytes=compute_bytes,
-    )
+    return TrainingLoad.of(recovery, compute_bytes, state_bytes_of(recovery.optimizer))
 
 
 def unit_costs_of(

@@ -46,31 +46,40 @@ class StoredSpace:
     linears: tuple[str, ...]
     """Linear names in forward order."""
     unit_of: tuple[int, ...]
-    """Index of each Linear's unit."""
+    """Index of each Linear's unit; -1 where it is fixed."""
+    fixed: tuple[str, ...] = ()
+    """Precisions of the fixed Linears, in forward order."""
 
     @classmethod
     def of(cls, space: SearchSpace) -> StoredSpace:
         """Return what is stored of a space."""
         linears = [linear.name for linear in space.layout.linears]
         unit = {name: i for i, names in enumerate(space.units.values()) for name in names}
-        return cls(linears=tuple(linears), unit_of=tuple(unit[name] for name in linears))
+        return cls(
+            linears=tuple(linears),
+            unit_of=tuple(unit.get(name, -1) for name in linears),
+            fixed=tuple(space.fixed.values()),
+        )
 
     @classmethod
     def read(cls, text: str) -> StoredSpace:
         """Return the value whose `text` this is."""
         stored = json.loads(text)
-        return cls(linears=tuple(stored["linears"]), unit_of=tuple(stored["unit_of"]))
+        fixed = tuple(stored.get("fixed", ()))
+        return cls(linears=tuple(stored["linears"]), unit_of=tuple(stored["unit_of"]), fixed=fixed)
 
     @property
     def text(self) -> str:
         """JSON."""
-        return json.dumps({"linears": self.linears, "unit_of": self.unit_of})
+        fixed = {"fixed": self.fixed} if self.fixed else {}
+        return json.dumps({"linears": self.linears, "unit_of": self.unit_of, **fixed})
 
     def plan(self, text: str, levels: str = "") -> PrecisionPlan:
         """Return the plan of a trial's `PLAN` and `LEVELS` attributes."""
-        units = text.split(",")
+        units, fixed = text.split(","), iter(self.fixed)
+        chosen = [units[i] if i >= 0 else next(fixed) for i in self.unit_of]
         return PrecisionPlan(
-            precisions=dict(zip(self.linears, [units[i] for i in self.unit_of], strict=True)),
+            precisions=dict(zip(self.linears, chosen, strict=True)),
             levels=tuple(int(level) for level in levels.split(",")) if levels else (),
         )
 

@@ -23,6 +23,13 @@ from qpruner_core.domain.layout import LinearLayout, ModelLayout
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.spec import TIES
 from qpruner_core.errors import BadInputError, InfeasibleBudgetError
+from qpruner_core.search.space_layers import (
+    bytes_beside,
+    check_levels,
+    fixed_precisions,
+    shape_text,
+    shared_roles,
+)
 
 Code = tuple[int, ...]
 """One index per parameter of the space, in the order of `SearchSpace.parameters`."""
@@ -76,10 +83,13 @@ class SearchSpace:
             layout at 16 bit when None.
         levels: Of a joint search: the model at every further pruning level, from level 1 on.
         joint: As in `SearchSpec.joint`.
+        fixed: As in `SearchSpec.fixed`; the Linears of these layers belong to no unit. Not with
+            levels.
 
     Raises:
         UnknownNameError: A precision has no entry in the catalogue.
-        BadInputError: No precision is given, the tie is unknown, or levels do not go together.
+        BadInputError: No precision is given, the tie is unknown, levels do not go together, or no
+            layer is left to choose for.
     """
 
     def __init__(
@@ -90,6 +100,7 @@ class SearchSpace:
         reference_bytes: int | None = None,
         levels: Sequence[ModelLayout] = (),
         joint: str = "none",
+        fixed: Mapping[str, str] | None = None,
     ) -> None:
         if tie not in TIES:
             raise BadInputError(
@@ -105,7 +116,7 @@ class SearchSpace:
         self.joint = joint
         self.tie = tie
         self.reference_bytes = reference_bytes or dense_bytes(layout)
-        _check_levels(self.levels)
+        check_levels(self.levels)
         self.precisions: tuple[str, ...] = tuple(
             sorted(formats, key=lambda name: _uniform_bytes(layout, name))
         )
@@ -118,8 +129,12 @@ class SearchSpace:
         )
         """What a unit may get, by ascending bytes of the whole model."""
         members: dict[str, list[int]] = {}
-        shared = _shared_roles(layout)
+        shared = shared_roles(layout)
+        self.fixed: dict[str, str] = fixed_precisions(layout, fixed or {})
+        """Linear -> its precision, of the layers that the search does not choose for."""
         for index, linear in enumerate(layout.linears):
+            if linear.name in self.fixed:
+                continue
             members.setdefault(unit_name(linear, tie, shared), []).append(index)
         self.units: dict[str, tuple[str, ...]] = {
             unit: tuple(layout.linears[i].name for i in indices)
@@ -130,7 +145,7 @@ class SearchSpace:
             layout.linears[indices[0]].layer for indices in members.values()
         )
         """Layer of every unit."""
-        beside = _beside(self.levels, self.unit_layers)
+        beside = bytes_beside(self.levels, self.unit_layers)
         self.unit_bytes: tuple[tuple[int, ...], ...] = tuple(
             tuple(
                 sum(formats[p].linear_bytes(self.levels[level].linears[i]) for i in indices)
@@ -143,8 +158,13 @@ class SearchSpace:
         What lies beside the Linears of a layer and differs from level to level counts with the
         layer's first unit.
         """
-        self.fixed_bytes = layout.other_parameters * BYTES_16_BIT
-        """Bytes of what no plan touches: embeddings, norms, output head."""
+        known = precision_formats()
+        self.fixed_bytes = layout.other_parameters * BYTES_16_BIT + sum(
+            known[self.fixed[linear.name]].linear_bytes(linear)
+            for linear in layout.linears
+            if linear.name in self.fixed
+        )
+        """Bytes of what no plan changes: embeddings, norms, output head, fixed layers."""
         self.parameters: dict[str, int] = self._parameters()
         """Parameter -> how many values it has, 0 to that less one."""
         self._level_order = sorted(
@@ -176,13 +196,13 @@ class SearchSpace:
         """What makes two spaces the same: units, precisions and the shapes of the model, as short
         texts.
         """
-        shapes = "#".join(_shapes(layout) for layout in self.levels)
+        shapes = "#".join(shape_text(layout) for layout in self.levels)
         model = f"{self.layout.model_type}|{self.layout.other_parameters}|{shapes}"
         joint = (
             f", {len(self.levels)} pruning levels, {self.joint}" if self.joint != "none" else ""
         )
         return {
-            "units": f"{len(self.units)} units tied by {self.tie}{joint}",
+            "units": f"{len(self.units)} units tied by {self.tie}{joint}{self._fixed_words}",
             "precisions": ", ".join(self.precisions),
             "model": hashlib.sha256(model.encode()).hexdigest()[:16],
         }
@@ -207,7 +227,8 @@ class SearchSpace:
             )
         return PrecisionPlan(
             precisions={
-                linear.name: choices[self._unit_of[linear.name]] for linear in self.layout.linears
+                linear.name: self.fixed.get(linear.name) or choices[self._unit_of[linear.name]]
+                for linear in self.layout.linears
             },
             levels=tuple(levels) if any(levels) else (),
         )
@@ -236,6 +257,12 @@ class SearchSpace:
             BadInputError: The plan is not in the space.
         """
         chosen = self.choices(plan)
+        moved = [name for name, kept in self.fixed.items() if plan.precisions[name] != kept]
+        if moved:
+            raise BadInputError(
+                f"The plan gives {moved[0]} {plan.precisions[moved[0]]}, which this search holds "
+                f"at {self.fixed[moved[0]]}. Change the plan."
+            )
         foreign = sorted(set(chosen.values()) - set(self.precisions))
         if foreign:
             raise BadInputError(
@@ -295,6 +322,8 @@ class SearchSpace:
     def __contains__(self, plan: PrecisionPlan) -> bool:
         known = set(self.precisions)
         kinds = [{plan.precisions[name] for name in names} for names in self.units.values()]
+        if any(plan.precisions[name] != kept for name, kept in self.fixed.items()):
+            return False
         return self._levels_of(plan) is not None and all(
             len(kind) == 1 and kind <= known for kind in kinds
         )
@@ -334,6 +363,11 @@ class SearchSpace:
             row[option]
             for row, option in zip(self.unit_bytes, self.option_indices(code), strict=True)
         )
+
+    @property
+    def _fixed_words(self) -> str:
+        names = ",".join(f"{name}:{kept}" for name, kept in self.fixed.items())
+        return f", fixed {hashlib.sha256(names.encode()).hexdigest()[:8]}" if names else ""
 
     def _parameters(self) -> dict[str, int]:
         if self.joint == "global":
@@ -388,47 +422,6 @@ def _lowest_alike(space: SearchSpace) -> list[list[int]]:
         ]
         for layer in space.unit_layers
     ]
-
-
-def _check_levels(levels: Sequence[ModelLayout]) -> None:
-    """Refuse levels whose layers cannot stand in for each other."""
-    first = [linear.name for linear in levels[0].linears]
-    if any([linear.name for linear in level.linears] != first for level in levels[1:]):
-        raise BadInputError(
-            "A joint search needs the same layers and Linears at every pruning ratio, but here "
-            "whole layers or experts leave. Drop no layers, and prune channels and heads only."
-        )
-
-
-def _beside(levels: Sequence[ModelLayout], unit_layers: Sequence[int]) -> list[list[int]]:
-    """Return per level and unit the bytes beside Linears that the level's layer has more than that
-    of level 0; the layer's first unit carries them.
-    """
-    first = {layer: unit for unit, layer in reversed(list(enumerate(unit_layers)))}
-    found = []
-    for level in levels:
-        row = [0] * len(unit_layers)
-        pairs = zip(level.layer_others, levels[0].layer_others, strict=True)
-        for layer, (here, there) in enumerate(pairs):
-            if here != there:
-                row[first[layer]] += (here - there) * BYTES_16_BIT
-        found.append(row)
-    return found
-
-
-def _shapes(layout: ModelLayout) -> str:
-    return ";".join(
-        f"{li.name}:{li.out_features}x{li.in_features}{'b' if li.has_bias else ''}"
-        for li in layout.linears
-    )
-
-
-def _shared_roles(layout: ModelLayout) -> frozenset[str]:
-    """Return the roles that stand in both blocks, as ``c_proj`` does in GPT-2."""
-    by_block = {block: set[str]() for block in ("attention", "mlp")}
-    for linear in layout.linears:
-        by_block[linear.block].add(linear.role)
-    return frozenset(by_block["attention"] & by_block["mlp"])
 
 
 def _uniform_bytes(layout: ModelLayout, precision: str) -> int:
