@@ -14,7 +14,9 @@ class Progress:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     step: str
-    """The verb: load, score, prune, quantize, evaluate, search, recover or export."""
+    """The verb: load, score, prune, quantize, evaluate, search, recover or export; or reproduce,
+    whose pieces are those of the whole table.
+    """
     done: int
     """Finished pieces; in [0, total]."""
     total: int

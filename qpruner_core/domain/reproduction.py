@@ -6,19 +6,65 @@ Source of the rows: QPruner (arXiv:2412.11629), its tables of accuracy and memor
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from qpruner_core.domain.checks import require
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.recovered import RecoveryOutcome
-from qpruner_core.domain.recovery import RecoverySpec
+from qpruner_core.domain.recovery import PRESETS, RecoverySpec
 
 STRICT = {"extra": "forbid"}
 SETTINGS = ("paper", "script", "ours")
 VARIANTS = ("LLM-Pruner (16 bit)", "QPruner-1", "QPruner-2", "QPruner-3")
 """Rows at every ratio, in the order of the paper's table; the names of `search.presets`."""
+SMALL_MODEL_BYTES = 100 * 10**6
+"""Dense 16-bit bytes below which a model is trained with `SMALL_RECOVERY`."""
+SMALL_RECOVERY = RecoverySpec(
+    steps=150,
+    rank=4,
+    alpha=8.0,
+    dropout=0.05,
+    learning_rate=1e-3,
+    batch_size=8,
+    micro_batch_size=2,
+    sequence_length=64,
+    gradient_checkpointing=True,
+    optimizer="adamw_8bit",
+    initialization="loftq",
+)
+"""The paper's settings scaled down for models such as the demo: the scaling alpha / rank of 2 and
+the dropout are the paper's, and micro-batches, checkpointing and 8-bit moments keep the training
+memory mostly weights, as it is for a large model."""
+TRIAL_SHARE = 8
+"""In the setting ``paper`` a trial is recovered for one in so many of a row's steps."""
+
+
+def ratio_key(ratio: float) -> str:
+    """Return a pruning ratio as the text by which `Reproduction` names it."""
+    return f"{ratio:g}"
+
+
+def usual_recovery(dense_bytes: int) -> RecoverySpec:
+    """Return how rows are recovered unless a person says otherwise.
+
+    Args:
+        dense_bytes: The model at 16 bit; bytes.
+    """
+    if dense_bytes < SMALL_MODEL_BYTES:
+        return SMALL_RECOVERY
+    # All Linears of the decoder layers: those seven of a Llama, whatever they are called.
+    return replace(PRESETS["paper"], initialization="loftq", targets=())
+
+
+def usual_recover_steps(setting: str, recovery: RecoverySpec) -> int:
+    """Return how long each trial is recovered unless a person says otherwise: in the paper's
+    setting an eighth of a row's steps, at least one, and not at all in the other two.
+    """
+    if setting != "paper" or recovery.steps == 0:
+        return 0
+    return max(1, recovery.steps // TRIAL_SHARE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,9 +83,10 @@ class ReproductionSpec:
     recovery: RecoverySpec = field(default_factory=RecoverySpec)
     """How every row is recovered."""
     n_trials: int = 50
-    """Plans that refine QPruner-2 at every ratio; >= 1."""
+    """Plans that refine QPruner-2 at every ratio, beside the baselines; >= 1."""
     n_startup: int = 10
-    """Of these, the first ones that the Gaussian process does not choose; >= 1."""
+    """Of these, the first ones that the Gaussian process does not choose; >= 1. The setting
+    ``"ours"`` has no such first ones."""
     recover_steps: int = 0
     """Steps of recovery in each trial; 0 measures plans as they are quantised."""
     int8_share: float = 0.25
@@ -120,6 +167,12 @@ class Reproduction:
     """Pruning ratio, as text -> wall time of everything before its rows."""
     remarks: tuple[str, ...] = ()
     """Sentences for the person."""
+    model: str = ""
+    """What the model is called; empty until the table is begun."""
+    begun_at: str = ""
+    """ISO 8601, UTC; empty until the table is begun."""
+    version: str = ""
+    """Version of QPruner Studio that began it."""
 
     @property
     def n_rows(self) -> int:
@@ -130,6 +183,12 @@ class Reproduction:
     def is_complete(self) -> bool:
         """Whether every row is measured."""
         return len(self.rows) >= self.n_rows
+
+    @property
+    def missing(self) -> tuple[tuple[float, str], ...]:
+        """Ratio and variant of every row that is not measured yet, in the order of the table."""
+        wanted = ((ratio, name) for ratio in self.spec.ratios for name in VARIANTS)
+        return tuple(pair for pair in wanted if self.row(*pair) is None)
 
     def row(self, ratio: float, variant: str) -> ReproductionRow | None:
         """Return a row; None while it is missing."""

@@ -23,6 +23,7 @@ from qpruner_core.domain.record import (
     Trial,
 )
 from qpruner_core.domain.recovered import RecoveryOutcome
+from qpruner_core.domain.reproduction import ReproductionSpec
 from qpruner_core.domain.spec import PruningSpec, RunSpec
 from qpruner_core.errors import BadInputError, NotReadyError
 from qpruner_core.importance import score, table
@@ -37,6 +38,7 @@ from qpruner_core.pipeline.fingerprint import Fingerprints
 from qpruner_core.pipeline.materials import Materials, bytes_16_bit
 from qpruner_core.pipeline.quantizing import measure_signals
 from qpruner_core.pipeline.recovering import Asked, known_before, recover_plan
+from qpruner_core.pipeline.reproducing import Reproducing
 from qpruner_core.pipeline.samples import continue_text
 from qpruner_core.pipeline.searching import THIS_PROCESS, Searching, told_values
 from qpruner_core.pipeline.timing import with_times
@@ -67,9 +69,15 @@ class Line:
         )
         self._cutting = Cutting(store, self.record, self._materials)
         self._comparing = Comparing(store, self.record, self._materials, self._cutting)
+        self._table: Reproducing | None = None
         self._searching: Searching | None = None
         self._search_key: object = None
         self._search_seconds = 0.0
+
+    @property
+    def materials(self) -> Materials:
+        """The models of the run."""
+        return self._materials
 
     def record(self) -> RunRecord:
         """Return the record as it stands on disk."""
@@ -302,6 +310,16 @@ class Line:
         told = (self.on_progress, self.should_stop)
         return compress_run(self._store, self._run_id, spec, self._materials.device, *told)
 
+    def reproduce_begin(self, spec: ReproductionSpec) -> None:
+        """Begin the paper's table on this run's model, or go on with it (see `Reproducing`)."""
+        self._leave_search()
+        self._materials.let_go()
+        self._reproducing().begin(spec)
+
+    def reproduce_next(self, owner: str) -> str:
+        """Do the next piece of the table; empty when it is complete (see `Reproducing`)."""
+        return self._reproducing().next(owner)
+
     def generate(self, prompt: str, trial: int | None) -> dict[str, str]:
         """Return what the original and the compressed model say after a prompt."""
         chosen = self._trial(trial)
@@ -315,6 +333,16 @@ class Line:
         return {"prompt": prompt, "original": original, "compressed": compressed}
 
     # helpers ------------------------------------------------------------------------------------
+
+    def _reproducing(self) -> Reproducing:
+        def line_of(run_id: str, tell: OnProgress) -> Line:
+            stop = self.should_stop
+            return Line(self._store, run_id, self._materials.device, tell, stop)
+
+        if self._table is None:
+            told = (self.on_progress, self.should_stop)
+            self._table = Reproducing(self._store, self._run_id, line_of, *told)
+        return self._table
 
     def _search(self) -> Searching:
         record = self.record()

@@ -16,8 +16,7 @@ import numpy as np
 import torch
 
 from qpruner_core.catalog import precision_formats
-from qpruner_core.data import Corpus, load_corpus
-from qpruner_core.data.training import TrainingSet
+from qpruner_core.data import Corpus, TrainingSet, load_corpus, load_training
 from qpruner_core.domain.footprint import plan_bytes
 from qpruner_core.domain.joint import Level
 from qpruner_core.domain.layout import ModelLayout
@@ -27,6 +26,7 @@ from qpruner_core.domain.recovery import RecoverySpec
 from qpruner_core.domain.spec import ModelSpec
 from qpruner_core.errors import NotReadyError
 from qpruner_core.evaluation import Suite, build_suite
+from qpruner_core.inspection.sources import training_source
 from qpruner_core.models.device import Device
 from qpruner_core.models.loader import LoadedModel, load
 from qpruner_core.pipeline.joint import level_models, pruning_of
@@ -69,6 +69,8 @@ class Materials:
         self._corpus: Corpus | None = None
         self._suites: dict[str, Suite] = {}
         self._data_key: object = None
+        self._training: TrainingSet | None = None
+        self._training_key: object = None
         self._files: object = ()
         self.loading_seconds = 0.0
         """Wall time of all loads of the model so far."""
@@ -212,19 +214,19 @@ class Materials:
         return self._corpus
 
     def training(self, spec: RecoverySpec) -> TrainingSet:
-        """Return what recovery reads, in rows of ``spec.sequence_length`` tokens."""
-        data, length = self._record().spec.data, spec.sequence_length
-        if length == data.sequence_length and spec.training in ("", data.training):
-            return TrainingSet.of_text(self.corpus().training)
-        data = replace(
-            data,
-            training=spec.training or data.training,
-            sequence_length=length,
-            calibration_tokens=max(length, data.calibration_tokens),
-            heldout_tokens=max(length, data.heldout_tokens),
-            tasks="none",
-        )
-        return TrainingSet.of_text(load_corpus(data, self.current().tokenizer).training)
+        """Return what recovery reads, tokenised once for all that is trained alike.
+
+        Raises:
+            QPrunerError: As `data.load_training`.
+        """
+        run = self._record().spec
+        asked = (spec.training, spec.sequence_length, spec.packing, spec.train_on_prompt)
+        read = _stamp(training_source(spec, run.data))
+        key = (run.model, run.data, spec.seed, read, *asked)
+        if self._training is None or self._training_key != key:
+            self._training = load_training(spec, run.data, self.current().tokenizer)
+            self._training_key = key
+        return self._training
 
     def suite(self) -> Suite:
         """Return what every trial is evaluated on, tokenised once."""
@@ -235,12 +237,17 @@ class Materials:
 
     def full_suite(self) -> Suite:
         """Return the suite with every item of every task."""
+        return self.suite_of(0)
+
+    def suite_of(self, items_per_task: int) -> Suite:
+        """Return the suite with so many items of every task; 0 for all of them."""
         self.corpus()
-        if "full" not in self._suites:
-            data = replace(self._record().spec.data, items_per_task=0)
+        name = f"{items_per_task} items"
+        if name not in self._suites:
+            data = replace(self._record().spec.data, items_per_task=items_per_task)
             tokenizer = self.current().tokenizer
-            self._suites["full"] = self._build(load_corpus(data, tokenizer))
-        return self._suites["full"]
+            self._suites[name] = self._build(load_corpus(data, tokenizer))
+        return self._suites[name]
 
     def _build(self, corpus: Corpus) -> Suite:
         model = self.current()
@@ -311,6 +318,15 @@ class Materials:
         if self._model is None or self._model_key != key:
             self._model, self._model_key = build(), key
         return self._model
+
+
+def _stamp(source: str) -> tuple[int, int] | None:
+    """Return size and time of change of a person's own text; None of the others."""
+    path = Path(source).expanduser()
+    if not path.is_file():
+        return None
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
 
 
 def _weight_files(spec: ModelSpec) -> tuple[tuple[str, int, int], ...]:

@@ -152,10 +152,16 @@ class RunStore:
         shutil.rmtree(gone)
         self._known.pop(run_id, None)
 
-    def fork(self, run_id: str, before_step: str) -> RunRecord:
+    def fork(self, run_id: str, before_step: str, name: str | None = None) -> RunRecord:
         """Return a new run that stands where this one stood before a step; artifacts are linked.
 
-        What was written layer by layer, beside the line, stays with this run alone.
+        What was made beside the line, a model written layer by layer or the paper's table, stays
+        with this run alone.
+
+        Args:
+            run_id: The run.
+            before_step: The first step that the new run lacks.
+            name: What the new run is called; None for the same.
 
         Raises:
             BadInputError: There is no such run or step.
@@ -166,16 +172,17 @@ class RunStore:
             )
         found = self.read(run_id)
         emptied = STEPS[STEPS.index(before_step) :]
+        spec = found.spec if name is None else replace(found.spec, name=name)
         kept = replace(
             found,
             comparison=found.comparison if "score" not in emptied else None,
             compressed=None,
-            run_id=new_run_id(
-                found.spec.name or Path(found.spec.model.source).name, datetime.now(UTC)
-            ),
+            reproduction=None,
+            spec=spec,
+            run_id=new_run_id(spec.name or Path(spec.model.source).name, datetime.now(UTC)),
             created_at=events.now(),
             seconds={step: value for step, value in found.seconds.items() if step not in emptied},
-            **dict.fromkeys(emptied),  # type: ignore[arg-type]
+            **dict.fromkeys(emptied),
         )
         spec = uploads.moved(kept.spec, self.folder(run_id), self.folder(kept.run_id))
         kept = replace(kept, spec=spec)
