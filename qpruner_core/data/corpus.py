@@ -1,4 +1,4 @@
-"""Everything a run reads, as token ids `(n, length)` and items."""
+"""What a run is calibrated and measured on, as token ids `(n, length)` and items."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 MAX_TRAINING_TOKENS = 2**22
 """Recovery trains for minutes, not epochs: of longer text only the first part is read."""
-_CHARACTERS_PER_TOKEN = 16
+CHARACTERS_PER_TOKEN = 16
 """More than any tokenizer needs on average; text beyond so many characters is not tokenised."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Corpus:
-    """Texts and tasks of one run, tokenised; int64, on the CPU."""
+    """What a run is calibrated and measured on, tokenised; int64, on the CPU. What recovery trains
+    on is read when it is needed (`load_training`).
+    """
 
     calibration: torch.Tensor
     """What criteria and signals see, ``(n, length)``."""
-    training: torch.Tensor
-    """What recovery trains on, ``(n, length)``."""
     heldout: torch.Tensor
     """What evaluation sees, ``(n, length)``."""
     tasks: Mapping[str, tuple[Item, ...]]
@@ -38,7 +38,7 @@ class Corpus:
 
 
 def load_corpus(data: DataSpec, tokenizer: PreTrainedTokenizerBase, seed: int = 0) -> Corpus:
-    """Read, tokenise and pack all that a run asks for.
+    """Read, tokenise and pack what a run is calibrated and measured on.
 
     Documents follow each other, each closed by the end-of-text token (a newline where the
     tokenizer has none), cut into sequences without overlap; what is left over at the end is
@@ -55,25 +55,18 @@ def load_corpus(data: DataSpec, tokenizer: PreTrainedTokenizerBase, seed: int = 
         DataTooShortError: A text does not fill one sequence.
         HubUnreachableError: ``wikitext2`` is not cached and the hub does not answer.
     """
-    texts = read_texts(
-        {"calibration": data.calibration, "training": data.training, "heldout": data.heldout}
-    )
-    limits = {
-        "calibration": data.calibration_tokens,
-        "training": MAX_TRAINING_TOKENS,
-        "heldout": data.heldout_tokens,
+    sources = {
+        "calibration": data.calibration,
+        "training": data.training,
+        "heldout": data.heldout,
     }
+    limits = {"calibration": data.calibration_tokens, "heldout": data.heldout_tokens}
     packed = {
         use: pack(tokenizer, text, use, data.sequence_length, limits[use])
-        for use, text in texts.items()
+        for use, text in read_texts(sources, tuple(limits)).items()
     }
     tasks = read_tasks(data.tasks, data.items_per_task, seed, data.task_names)
-    return Corpus(
-        calibration=packed["calibration"],
-        training=packed["training"],
-        heldout=packed["heldout"],
-        tasks=tasks,
-    )
+    return Corpus(calibration=packed["calibration"], heldout=packed["heldout"], tasks=tasks)
 
 
 def pack(
@@ -84,9 +77,9 @@ def pack(
     Raises:
         DataTooShortError: They do not fill one sequence.
     """
-    documents = list(_head(text.documents, max_tokens * _CHARACTERS_PER_TOKEN))
+    documents = list(head(text.documents, max_tokens * CHARACTERS_PER_TOKEN))
     ids = tokenizer(documents, add_special_tokens=False, verbose=False)["input_ids"]
-    end = _end_ids(tokenizer)
+    end = end_ids(tokenizer)
     stream = list(chain.from_iterable([*document, *end] for document in ids))[:max_tokens]
     n_sequences = len(stream) // length
     if not n_sequences:
@@ -98,7 +91,7 @@ def pack(
     return torch.tensor(stream[: n_sequences * length], dtype=torch.int64).view(-1, length)
 
 
-def _head(documents: Iterable[str], n_characters: int) -> Iterable[str]:
+def head(documents: Iterable[str], n_characters: int) -> Iterable[str]:
     """Yield documents until they hold so many characters; the last one is cut there."""
     for document in documents:
         if n_characters <= 0:
@@ -107,7 +100,8 @@ def _head(documents: Iterable[str], n_characters: int) -> Iterable[str]:
         n_characters -= len(document)
 
 
-def _end_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def end_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return what closes a document: the end-of-text token, a newline where there is none."""
     if tokenizer.eos_token_id is not None:
         return [int(tokenizer.eos_token_id)]
     return list(tokenizer("\n", add_special_tokens=False)["input_ids"])

@@ -6,21 +6,21 @@ position, so that nothing is ever evaluated on what it was trained or calibrated
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from qpruner_core.errors import BadInputError, DataTooShortError
-from qpruner_core.inspection import demo_folder, hub
+from qpruner_core.inspection import hub
+from qpruner_core.inspection.sources import WIKITEXT, place_of
+from qpruner_core.inspection.texts import read_documents
 
 USES = ("calibration", "training", "heldout")
 """What text is used for; in this order along a shared source."""
 SHARES: Mapping[str, int] = {"calibration": 15, "training": 70, "heldout": 15}
 """Parts of a shared source, relative to those of the uses that share it."""
 
-_WIKITEXT = ("Salesforce/wikitext", "wikitext-2-raw-v1/{split}-00000-of-00001.parquet")
-_WIKITEXT_SPLITS = {"calibration": "train", "training": "train", "heldout": "test"}
-"""As the field uses it: perplexity on the test split, everything else from the training split."""
+_WIKITEXT_FILES = ("Salesforce/wikitext", "wikitext-2-raw-v1/{split}-00000-of-00001.parquet")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,50 +33,30 @@ class Text:
     """In file order; none empty."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a use reads: equal places are shared."""
-
-    kind: str
-    name: str
-
-
-def read_texts(sources: Mapping[str, str]) -> dict[str, Text]:
+def read_texts(sources: Mapping[str, str], uses: Sequence[str] = USES) -> dict[str, Text]:
     """Return use -> text for use -> source.
 
     Args:
         sources: For each of `USES` one of ``"demo"``, ``"wikitext2"``, or the path of a UTF-8 file
             whose every line is a document.
+        uses: Those that are wanted; the others have their share of a common source all the same.
 
     Raises:
         BadInputError: A source is unknown, missing or not UTF-8.
         DataTooShortError: A source holds no text, or fewer documents than uses that share it.
         HubUnreachableError: ``wikitext2`` is not cached and the hub does not answer.
     """
-    places = {use: _place(use, sources[use]) for use in USES}
+    places = {use: place_of(use, sources[use]) for use in USES}
     texts = {}
-    for use, place in places.items():
+    for use in uses:
+        place = places[use]
         sharing = [other for other in USES if places[other] == place]
         documents = _share(_READERS[place.kind](place.name), use, sharing, sources[use])
-        if place.kind == "wikitext2":
+        if place.kind == WIKITEXT:
             # The field reads a whole split as one text with blank lines between its rows.
             documents = ("\n\n".join(documents),)
         texts[use] = Text(source=sources[use], documents=documents)
     return texts
-
-
-def _place(use: str, source: str) -> _Place:
-    if source == "demo":
-        return _Place("file", str(demo_folder() / "data" / f"{use}.txt"))
-    if source == "wikitext2":
-        return _Place("wikitext2", _WIKITEXT_SPLITS[use])
-    path = Path(source).expanduser()
-    if not path.is_file():
-        raise BadInputError(
-            f"The {use} text {source!r} is not a file that exists. Give 'demo', 'wikitext2' or "
-            "the path of a UTF-8 text file with one document per line."
-        )
-    return _Place("file", str(path.resolve()))
 
 
 def _share(
@@ -104,30 +84,15 @@ def _read_file(name: str) -> tuple[str, ...]:
             f"The demo text {name!r} is missing. Run from a complete checkout, or point the "
             "environment variable QPRUNER_DEMO to its folder."
         )
-    content = path.read_bytes()
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise BadInputError(
-            f"The text {name!r} is not UTF-8: byte {error.start}, in line {line}. Save the file "
-            "as UTF-8."
-        ) from error
-    documents = tuple(stripped for line in text.split("\n") if (stripped := line.strip()))
-    if not documents:
-        raise DataTooShortError(
-            f"The text {name!r} is {len(content)} bytes long and holds no document. Give a file "
-            "with one document per line."
-        )
-    return documents
+    return read_documents(path)
 
 
 def _read_wikitext(split: str) -> tuple[str, ...]:
     import pandas as pd  # noqa: PLC0415  slow to import, and needed for this source alone
 
-    repo, pattern = _WIKITEXT
+    repo, pattern = _WIKITEXT_FILES
     rows = pd.read_parquet(hub.dataset_file(repo, pattern.format(split=split)), columns=["text"])
     return tuple(str(row) for row in rows["text"])
 
 
-_READERS = {"file": _read_file, "wikitext2": _read_wikitext}
+_READERS = {"file": _read_file, WIKITEXT: _read_wikitext}

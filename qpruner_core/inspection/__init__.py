@@ -10,6 +10,7 @@ from qpruner_core.inspection.fits import Fit, Gpu, gpu_fits
 from qpruner_core.inspection.folders import demo_folder, read_headers
 from qpruner_core.inspection.headers import TensorHeader
 from qpruner_core.inspection.instructions import InstructionCard, examine, is_instruction_file
+from qpruner_core.inspection.sources import check_training
 from qpruner_core.inspection.texts import TextCard, examine_text
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "InstructionCard",
     "TensorHeader",
     "TextCard",
+    "check_training",
     "demo_folder",
     "examine",
     "examine_text",

@@ -11,8 +11,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qpruner_core.data import Item, corpus, load_corpus, read_tasks, texts
+from qpruner_core.data import Item, corpus, load_corpus, load_training, read_tasks, texts
 from qpruner_core.data.texts import USES, Text, read_texts
+from qpruner_core.domain.recovery import RecoverySpec
 from qpruner_core.domain.spec import DataSpec
 from qpruner_core.errors import BadInputError, DataTooShortError, HubUnreachableError
 
@@ -70,7 +71,6 @@ def test_as_many_tokens_as_asked_for_come_back(tiny_tokenizer, text_file):
     loaded = load_corpus(spec(text_file), tiny_tokenizer)
     assert loaded.calibration.shape == (4, 8)
     assert loaded.heldout.shape == (3, 8)
-    assert loaded.training.shape[1] == 8
     assert loaded.tasks == {}
 
 
@@ -82,7 +82,8 @@ def test_a_source_that_is_shorter_is_taken_whole(tiny_tokenizer, text_file):
 def test_uses_that_share_a_file_never_share_a_document(tiny_tokenizer, text_file):
     asked = spec(text_file, calibration_tokens=10**6, heldout_tokens=10**6)
     loaded = load_corpus(asked, tiny_tokenizer)
-    seen = [documents_of(getattr(loaded, use)) for use in USES]
+    trained = load_training(RecoverySpec(sequence_length=8), asked, tiny_tokenizer).ids
+    seen = [documents_of(ids) for ids in (loaded.calibration, trained, loaded.heldout)]
     assert all(seen)
     assert not any(one & other for one, other in combinations(seen, 2))
 
@@ -121,8 +122,10 @@ def test_stretches_of_a_shared_source_cover_it_and_are_disjoint(n_documents, sha
 
 
 def test_the_demo_has_all_three_texts_and_seven_tasks(tiny_tokenizer):
-    loaded = load_corpus(DataSpec(items_per_task=5, calibration_tokens=256), tiny_tokenizer)
-    assert all(len(getattr(loaded, use)) for use in USES)
+    data = DataSpec(items_per_task=5, calibration_tokens=256)
+    loaded = load_corpus(data, tiny_tokenizer)
+    trained = load_training(RecoverySpec(), data, tiny_tokenizer)
+    assert all(map(len, (loaded.calibration, loaded.heldout, trained)))
     assert len(loaded.tasks) == 7
     assert {len(items) for items in loaded.tasks.values()} == {5}
 

@@ -24,7 +24,7 @@ WORDS = tuple(c + v for v in "aeiouy" for c in "bcdfghjklmnpqrstvwxyz")[:124]
 def corpus_of(heldout: torch.Tensor, **tasks: tuple[Item, ...]) -> Corpus:
     """Return a corpus of held-out text and tasks; the other texts stay empty."""
     unused = torch.zeros(0, 8, dtype=torch.long)
-    return Corpus(calibration=unused, training=unused, heldout=heldout, tasks=tasks)
+    return Corpus(calibration=unused, heldout=heldout, tasks=tasks)
 
 
 def draw_items(seed: int, n_items: int, longest: int) -> tuple[Item, ...]:
