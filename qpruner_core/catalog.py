@@ -521,6 +521,18 @@ def precision_formats() -> dict[str, PrecisionFormat]:
     return formats
 
 
+def state_bytes_of(optimizer: str) -> float:
+    """Return what an optimiser keeps for one trained parameter; bytes.
+
+    Raises:
+        UnknownNameError: It has no entry.
+    """
+    stated = OPTIMIZERS.entry(optimizer).facts["state_bytes"]
+    if not isinstance(stated, float):
+        raise TypeError(f"optimiser {optimizer!r} has no state_bytes among its facts")
+    return stated
+
+
 def check_layer_signal(name: str) -> None:
     """Refuse a criterion that scores units where a signal per layer is asked for.
 

@@ -7,14 +7,22 @@ itself (context, allocator slack), which `inspection.fits` reserves per card.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from qpruner_core.domain.footprint import BYTES_16_BIT, PrecisionFormat, plan_bytes
 from qpruner_core.domain.layout import LinearLayout, ModelLayout
 from qpruner_core.domain.plan import PrecisionPlan
+from qpruner_core.domain.recovery import RecoverySpec
 
-_ADAPTER_BYTES = 4 + 4 + 8
-"""Bytes per adapter parameter: float32 weight, its gradient, and Adam's two moments."""
+LOGITS_AT_ONCE = 2**22
+"""Entries of the logits that gradient checkpointing holds at a time."""
+_WEIGHT_AND_GRADIENT = 4 + 4
+"""Bytes per adapter parameter besides the optimiser's state; both are float32."""
+_FULL_STATE = 8
+"""Bytes per parameter of two float32 moments."""
+_SMALL_TENSOR, _BLOCK = 4096, 256
+"""8-bit optimisers keep float32 moments of tensors with fewer entries than the first, and of all
+others a float32 scale per moment and so many entries."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,13 +30,56 @@ class TrainingLoad:
     """What decides the memory of LoRA training besides the model."""
 
     rank: int = 8
-    """Rank of the adapter of every Linear; >= 1."""
+    """Rank of the adapter of every Linear that `layer_ranks` says nothing of; >= 1."""
     batch_size: int = 8
-    """Sequences per step; >= 1."""
+    """Sequences per forward pass; >= 1."""
     sequence_length: int = 128
     """Tokens per sequence; >= 1."""
     compute_bytes: int = BYTES_16_BIT
     """Bytes of one activation: 2 on CUDA, 4 on the CPU."""
+    layer_ranks: Mapping[str, int] = field(default_factory=dict)
+    """As in `RecoverySpec.layer_ranks`."""
+    targets: tuple[str, ...] = ()
+    """As in `RecoverySpec.targets`."""
+    drops: bool = False
+    """Whether adapters have dropout."""
+    checkpointing: bool = False
+    """Whether layers keep their inputs alone, and logits are taken in pieces."""
+    state_bytes: float = _FULL_STATE
+    """What the optimiser keeps for one trained parameter: 8 for float32 moments, 2 for 8-bit
+    ones."""
+
+    @classmethod
+    def of(cls, spec: RecoverySpec, compute_bytes: int, state_bytes: float) -> TrainingLoad:
+        """Return the load of a recovery.
+
+        Args:
+            spec: How it trains.
+            compute_bytes: Bytes of one activation.
+            state_bytes: Of its optimiser, as the catalogue says.
+        """
+        return cls(
+            rank=spec.rank,
+            batch_size=spec.forward_sequences,
+            sequence_length=spec.sequence_length,
+            compute_bytes=compute_bytes,
+            layer_ranks=spec.layer_ranks,
+            targets=spec.targets,
+            drops=spec.dropout > 0.0,
+            checkpointing=spec.gradient_checkpointing,
+            state_bytes=state_bytes,
+        )
+
+    def rank_of(self, linear: LinearLayout) -> int:
+        """Return the rank of a Linear's adapter; 0 where it gets none."""
+        if self.targets and linear.role not in self.targets:
+            return 0
+        return self.layer_ranks.get(str(linear.layer), self.rank)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one forward pass."""
+        return self.batch_size * self.sequence_length
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,10 +105,14 @@ class TrainingBytes:
 
 
 def linear_training_bytes(linear: LinearLayout, load: TrainingLoad) -> int:
-    """Return what one Linear adds to `TrainingBytes.adapter` and `TrainingBytes.activations`."""
-    kept = _kept_bytes(linear, load.compute_bytes, load.rank)
-    adapter = load.rank * (linear.in_features + linear.out_features) * _ADAPTER_BYTES
-    return load.batch_size * load.sequence_length * kept + adapter
+    """Return what one Linear adds to `TrainingBytes.adapter` and `TrainingBytes.activations`.
+
+    With gradient checkpointing its activations belong to no sum: of all layers only the largest
+    counts.
+    """
+    if load.checkpointing:
+        return _adapter_bytes(linear, load)
+    return load.tokens * _kept_bytes(linear, load) + _adapter_bytes(linear, load)
 
 
 def inference_bytes_estimate(
@@ -89,34 +144,69 @@ def training_bytes_estimate(
     formats: Mapping[str, PrecisionFormat],
     load: TrainingLoad,
 ) -> TrainingBytes:
-    """Return the estimated memory of LoRA training on every Linear, without gradient
-    checkpointing.
+    """Return the estimated memory of LoRA training.
 
     Adapters are float32 and attention is fused, as PEFT and PyTorch do by default. With c bytes
-    per activation, T tokens per step, hidden width H and in a layer Q query, K key and M MLP
-    entries, the layers keep per token
+    per activation, T tokens per forward pass, hidden width H and in a layer Q query, K key and M
+    MLP entries, a layer whose every Linear has an adapter keeps per token
 
         4 (2 H)            what both norms read, in float32
         c (Q + 2 K + 3 M)  queries, keys, values; gate, its activation, up
         4 (2 H + Q + M)    what the adapters read; where c is not 4, a float32 copy for each of the
-                           seven, 4 (5 H + Q + M), and the attention's output, c Q, beside it
+                           seven, 4 (5 H + Q + M), and the attention's output, c Q, beside it;
+                           with dropout, one for each as well, and its mask, of 4 bytes per entry
+                           where c is 4 and of 1 where it is not
         4 r n              the inner results of n adapters of rank r
 
     and at the end 4 H for the last norm and V (c + 4 + 4) for the logits. Families without a
-    gate or with fused projections keep other multiples, `_KEPT_OUTPUTS`; masks of dropout and
-    norms beyond two a layer are left out. A test compares this with what the graph really keeps.
+    gate or with fused projections keep other multiples, `_KEPT_OUTPUTS`; the model's own dropout
+    and norms beyond two a layer are left out. With gradient checkpointing, all layers keep c H
+    and the largest alone keeps what stands above; logits are taken `LOGITS_AT_ONCE` entries at a
+    time, from c H of final states. A test compares this with what the graph really keeps.
     """
-    tokens, c = load.batch_size * load.sequence_length, load.compute_bytes
-    kept = sum(_kept_bytes(linear, c, load.rank) for linear in layout.linears)
-    norms = 4 * layout.hidden_size * (2 * layout.n_layers + 1)
-    adapter = load.rank * sum(x.in_features + x.out_features for x in layout.linears)
     return TrainingBytes(
         weights=plan_bytes(layout, plan, formats),
-        adapter=adapter * _ADAPTER_BYTES,
-        activations=tokens * (kept + norms),
-        logits=tokens * layout.vocab_size * (c + 4 + 4),
-        workspace=_dequantised(layout, c),
+        adapter=sum(_adapter_bytes(linear, load) for linear in layout.linears),
+        activations=load.tokens * _kept_per_token(layout, load),
+        logits=_logits_at_once(layout, load) * (load.compute_bytes + 4 + 4),
+        workspace=_dequantised(layout, load.compute_bytes),
     )
+
+
+def _adapter_bytes(linear: LinearLayout, load: TrainingLoad) -> int:
+    """Return the bytes of an adapter's two matrices, their gradients and the optimiser's state."""
+    rank = load.rank_of(linear)
+    sizes = (rank * linear.in_features, rank * linear.out_features)
+    return sum(n * _WEIGHT_AND_GRADIENT + _state_bytes(n, load.state_bytes) for n in sizes)
+
+
+def _state_bytes(n_entries: int, state_bytes: float) -> int:
+    if state_bytes >= _FULL_STATE or n_entries < _SMALL_TENSOR:
+        return _FULL_STATE * n_entries
+    return int(state_bytes * n_entries) + 2 * 4 * -(-n_entries // _BLOCK)
+
+
+def _kept_per_token(layout: ModelLayout, load: TrainingLoad) -> int:
+    """Return what all layers and the last norm keep for one token."""
+    # What lies below the first adapter needs no gradient.
+    first = min((x.layer for x in layout.linears if load.rank_of(x)), default=0)
+    layers = {index: 8 * layout.hidden_size for index in range(first, layout.n_layers)}
+    for linear in layout.linears:
+        if linear.layer >= first:
+            layers[linear.layer] += _kept_bytes(linear, load)
+    last_norm = 4 * layout.hidden_size
+    if not load.checkpointing:
+        return sum(layers.values()) + last_norm
+    entering = load.compute_bytes * layout.hidden_size
+    # In float32 the first norm of a layer reads the very tensor that enters it.
+    shared = entering if load.compute_bytes >= 4 else 0
+    return entering * (len(layers) + 1) + max(layers.values()) - shared + last_norm
+
+
+def _logits_at_once(layout: ModelLayout, load: TrainingLoad) -> int:
+    """Return the entries of the logits that are held at a time."""
+    entries = load.tokens * layout.vocab_size
+    return min(entries, max(layout.vocab_size, LOGITS_AT_ONCE)) if load.checkpointing else entries
 
 
 _KEPT_OUTPUTS: Mapping[str, float] = {
@@ -137,19 +227,27 @@ _KEPT_OUTPUTS: Mapping[str, float] = {
 """Role -> how often entries as many as its output are kept in the compute dtype."""
 _ATTENTION_OUT = ("o_proj", "dense", "out_proj", "c_proj")
 """Roles that read attention's output, where their block is attention."""
-_SHARES_INPUT = ("k_proj", "v_proj", "up_proj")
-"""Roles that read the very tensor that the Linear before them reads."""
+_SHARES_INPUT: Mapping[str, tuple[str, ...]] = {
+    "k_proj": ("q_proj",),
+    "v_proj": ("q_proj", "k_proj"),
+    "up_proj": ("gate_proj",),
+}
+"""Role -> roles that read the very tensor that it reads."""
 
 
-def _kept_bytes(linear: LinearLayout, compute_bytes: int, rank: int) -> int:
+def _kept_bytes(linear: LinearLayout, load: TrainingLoad) -> int:
     """Return what one Linear and its adapter keep per token."""
-    entries = int(_KEPT_OUTPUTS.get(linear.role, 0) * linear.out_features)
-    kept = compute_bytes * entries + 4 * rank
-    if compute_bytes < 4:
-        reads_attention = linear.block == "attention" and linear.role in _ATTENTION_OUT
-        beside = compute_bytes * linear.in_features if reads_attention else 0
-        return kept + 4 * linear.in_features + beside
-    return kept if linear.role in _SHARES_INPUT else kept + 4 * linear.in_features
+    c, rank = load.compute_bytes, load.rank_of(linear)
+    kept = c * int(_KEPT_OUTPUTS.get(linear.role, 0) * linear.out_features) + 4 * rank
+    if c < 4 and linear.block == "attention" and linear.role in _ATTENTION_OUT:
+        kept += c * linear.in_features
+    if not rank:
+        return kept
+    if load.drops:
+        return kept + (4 + (4 if c >= 4 else 1)) * linear.in_features
+    beside = _SHARES_INPUT.get(linear.role, ())
+    is_kept = any(role in load.targets for role in beside) if load.targets else bool(beside)
+    return kept if is_kept and c >= 4 else kept + 4 * linear.in_features
 
 
 def _dequantised(layout: ModelLayout, compute_bytes: int) -> int:

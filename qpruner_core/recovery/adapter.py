@@ -33,7 +33,7 @@ def save_adapter(model: Any, folder: Path) -> int:
     """
     partial = folder.with_name(f".{folder.name}.partial-{secrets.token_hex(4)}")
     try:
-        with _full_disk_as_sentence(folder):
+        with full_disk_as_sentence("trained adapter", folder):
             partial.mkdir(parents=True)
             _write(model, partial)
             folder.mkdir(exist_ok=True)
@@ -45,15 +45,20 @@ def save_adapter(model: Any, folder: Path) -> int:
 
 
 @contextmanager
-def _full_disk_as_sentence(folder: Path) -> Iterator[None]:
+def full_disk_as_sentence(what: str, folder: Path) -> Iterator[None]:
+    """Say in a sentence that the disk does not hold what a block writes into a folder.
+
+    Raises:
+        StorageFullError: The disk is full, or the person's share of it.
+    """
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise StorageFullError(
-            f"The trained adapter could not be saved in {folder}: the disk is full. Free some "
-            f"space (deleting runs on the Jobs page helps), then recover again."
+            f"The {what} could not be saved in {folder}: the disk is full. Free some space "
+            f"(deleting runs on the Jobs page helps), then recover again."
         ) from error
 
 

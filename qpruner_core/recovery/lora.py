@@ -1,32 +1,35 @@
-"""LoRA on a pruned model whose Linears are packed at different precisions.
+"""LoRA on pruned models whose layers lie at different precisions.
 
-Reference: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", arXiv:2106.09685. Every
-Linear of the decoder layers gets an adapter ``alpha / rank * B A``, with B = 0 at first, so that
-training starts at the compressed model itself.
+Reference: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", arXiv:2106.09685.
+Linears of the decoder layers get an adapter ``alpha / rank * B A``. By default B = 0 at first, so
+that training starts at the compressed model itself; other starts come from outside.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from statistics import median
 
-import torch
-from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from qpruner_core.data.training import TrainingSet
+from qpruner_core.domain.adapters import adapter_ranks
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.progress import OnProgress, never, silent
 from qpruner_core.domain.recovery import RecoverySpec
 from qpruner_core.recovery.adapter import save_adapter
-from qpruner_core.recovery.memory import PeakMemory, estimated_bytes
-from qpruner_core.recovery.training import Trainer
+from qpruner_core.recovery.checkpoints import Checkpoints
+from qpruner_core.recovery.initialization import Start
+from qpruner_core.recovery.memory import estimated_bytes
+from qpruner_core.recovery.optimizers import check_optimizer
+from qpruner_core.recovery.randomness import seeded
+from qpruner_core.recovery.training import Steering, Trainer
+from qpruner_core.recovery.wrapping import add_adapters_
 
 Evaluate = Callable[[nn.Module, int], Metrics]
 """Measures a model that carries so many bytes of adapter."""
@@ -49,6 +52,10 @@ class Recovered:
     """Training memory estimated beforehand, frozen weights included."""
     peak_memory_bytes: int | None
     """Measured, see `PeakMemory`; None when recovery was skipped."""
+    tokens_per_second: float | None
+    """Median over the steps; None when there were none."""
+    remarks: tuple[str, ...] = ()
+    """What the training set has to say to the person."""
 
 
 def recover(  # noqa: PLR0913 - one call of the line, every argument is another room's result
@@ -60,11 +67,17 @@ def recover(  # noqa: PLR0913 - one call of the line, every argument is another 
     *,
     evaluate: Evaluate,
     folder: Path,
+    starts: Mapping[str, Start] | None = None,
+    checkpoint: Path | None = None,
+    identity: str = "",
     before: Metrics | None = None,
     on_progress: OnProgress = silent,
     should_stop: Callable[[], bool] | None = None,
 ) -> Recovered:
     """Train an adapter on the packed model and save it.
+
+    Called again with the same arguments after it was stopped or killed, it goes on from its
+    checkpoint, and ends with the very adapter and losses of a training that never was.
 
     Args:
         model: Pruned decoder, packed by the plan; its Linears are wrapped in place, its weights
@@ -75,80 +88,79 @@ def recover(  # noqa: PLR0913 - one call of the line, every argument is another 
         training: Rows and what of them is learned.
         evaluate: Called before and after with the model and the bytes of its adapter file.
         folder: Where the adapter goes.
+        starts: Linear name -> where its adapter starts; of all others B = 0.
+        checkpoint: Folder where a training that does not end leaves where it stands; removed when
+            it ends. None, or 0 ``checkpoint_steps``: nowhere.
+        identity: What the weights depend on, as text: a checkpoint of other weights, of another
+            spec, plan or training text is not taken up.
         before: What ``evaluate`` says without training, where that is known.
         on_progress: Told after every step.
-        should_stop: Asked before every step; when it says yes, the adapter as it is then is saved.
+        should_stop: Asked before every step; when it says yes, adapter and checkpoint as they are
+            then are saved.
 
     Raises:
         NonFiniteLossError: A loss is not a number; the message names the step.
         DataTooShortError: There is nothing to train on.
+        BadInputError: A role, a layer or an optimiser is asked for that cannot be.
+        StorageFullError: The disk does not hold the adapter or a checkpoint.
     """
     dtype = next(p.dtype for p in model.parameters() if p.dtype.is_floating_point)
+    device = next(model.parameters()).device
+    check_optimizer(spec.optimizer, device.type)
+    adapter_ranks(spec, layout)
     estimate = estimated_bytes(layout, plan, spec, dtype)
-    before = before or evaluate(model, 0)
     if spec.steps == 0:
-        return Recovered(
-            model=model,
-            before=before,
-            after=before,
-            losses=(),
-            adapter="",
-            trainable_parameters=0,
-            estimated_memory_bytes=estimate,
-            peak_memory_bytes=None,
+        return _skipped(model, before or evaluate(model, 0), estimate)
+    kept = None
+    if checkpoint is not None:
+        text = _identity(identity, plan, spec, training)
+        kept = Checkpoints(folder=checkpoint, identity=text)
+    before = before or evaluate(model, 0)
+    with seeded(device, spec.seed):
+        wrapped = add_adapters_(model, layout, spec, starts)
+        steering = Steering(
+            on_progress=on_progress, should_stop=should_stop or never, checkpoints=kept
         )
-    with _seeded(model, spec.seed):
-        wrapped = add_adapters_(model, layout, spec)
-        memory = PeakMemory(wrapped)
-        losses = Trainer(wrapped, spec, memory).run(training, on_progress, should_stop or never)
-    peak = memory.peak_bytes
+        standing = Trainer(model, layout, spec).run(training, steering)
     adapter_bytes = save_adapter(wrapped, folder)
+    after = evaluate(wrapped, adapter_bytes)
+    if kept is not None and len(standing.losses) == spec.steps:
+        kept.remove()
     return Recovered(
         model=wrapped,
         before=before,
-        after=evaluate(wrapped, adapter_bytes),
-        losses=losses,
+        after=after,
+        losses=standing.losses,
         adapter=str(folder),
         trainable_parameters=sum(p.numel() for p in wrapped.parameters() if p.requires_grad),
         estimated_memory_bytes=estimate,
-        peak_memory_bytes=peak,
+        peak_memory_bytes=standing.peak_bytes,
+        tokens_per_second=median(standing.speeds) if standing.speeds else None,
+        remarks=training.remarks,
     )
 
 
-def add_adapters_(model: Any, layout: ModelLayout, spec: RecoverySpec) -> Any:
-    """Wrap every Linear and Conv1D of the decoder layers with a LoRA adapter, in place, and freeze
-    the rest.
-
-    Returns:
-        The PEFT model; its adapters are float32 whatever the model computes in.
-    """
-    for module in model.modules():
-        # On CPUs with AVX512_BF16 an evaluating forward of a 4-bit module would repack its weight
-        # in place and cut off the gradients of every later training step.
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
-    # Without this PEFT takes its generic wrapper for 4-bit modules.
-    model.is_loaded_in_4bit = True
-    config = LoraConfig(
-        r=spec.rank,
-        lora_alpha=spec.alpha,  # type: ignore[arg-type]  # only ever divided by the rank
-        lora_dropout=spec.dropout,
-        target_modules=sorted({linear.role for linear in layout.linears}),
-        bias="none",
-        task_type="CAUSAL_LM",
+def _skipped(model: nn.Module, measured: Metrics, estimate: int) -> Recovered:
+    return Recovered(
+        model=model,
+        before=measured,
+        after=measured,
+        losses=(),
+        adapter="",
+        trainable_parameters=0,
+        estimated_memory_bytes=estimate,
+        peak_memory_bytes=None,
+        tokens_per_second=None,
     )
-    with warnings.catch_warnings():
-        # PEFT 0.21 asks transformers 5 by a name that it has since changed; it works.
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-        # It settles module by module which way round a weight is stored, and says so every time.
-        warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)
-        return get_peft_model(model, config)
 
 
-@contextmanager
-def _seeded(model: nn.Module, seed: int) -> Iterator[None]:
-    """Give the block seeded random numbers of its own; those of the process go on unchanged."""
-    device = next(model.parameters()).device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
+def _identity(
+    identity: str, plan: PrecisionPlan, spec: RecoverySpec, training: TrainingSet
+) -> str:
+    """Return all that a training depends on, as text."""
+    digest = sha256(f"{identity}\n{plan.key}\n{spec!r}".encode())
+    for tensor in (training.ids, training.labels, training.positions):
+        if tensor is not None:
+            digest.update(str(tuple(tensor.shape)).encode())
+            digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
-from qpruner_core.catalog import precision_formats
+from qpruner_core.catalog import precision_formats, state_bytes_of
 from qpruner_core.domain.device_memory import TrainingLoad, training_bytes_estimate
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.plan import PrecisionPlan
@@ -20,59 +21,97 @@ def estimated_bytes(
 ) -> int:
     """Return the estimated bytes of training, frozen weights included.
 
-    Packed weights + adapters with gradients and Adam's moments + activations kept for the backward
-    pass + the largest weight while it is dequantised; the formula stands in
-    `domain.device_memory.training_bytes_estimate`.
+    The formula stands in `domain.device_memory.training_bytes_estimate`.
     """
-    load = TrainingLoad(
-        rank=spec.rank,
-        batch_size=spec.batch_size,
-        sequence_length=spec.sequence_length,
-        compute_bytes=compute_dtype.itemsize,
-    )
+    load = TrainingLoad.of(spec, compute_dtype.itemsize, state_bytes_of(spec.optimizer))
     return training_bytes_estimate(layout, plan, precision_formats(), load).total
 
 
+@dataclass(slots=True, eq=False)
 class PeakMemory:
     """Largest memory of training, frozen weights included.
 
     On CUDA the peak of the allocator. On the CPU the bytes of all tensors that are held at the end
-    of a forward pass: weights, optimiser state, and what autograd keeps for the backward pass. The
-    process's resident memory would say less: an allocator that still has freed memory at hand
-    hides any growth.
+    of a forward pass, or of computing a piece of the model again: weights, optimiser state,
+    gradients that are there by then, and what autograd keeps for the backward pass. The process's
+    resident memory would say less: an allocator that still has freed memory at hand hides any
+    growth.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._device = next(model.parameters()).device
+    model: nn.Module
+    """With its adapters."""
+    highest: int = 0
+    """The largest so far; bytes. A training that goes on begins at what it had reached."""
+    optimizer: torch.optim.Optimizer | None = None
+    """Whose state is counted."""
+    _weights: Mapping[int, int] = field(init=False)
+    _kept: dict[int, int] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        model = self.model
         self._weights = _storages((*model.parameters(), *model.buffers(), *_scales(model)))
-        self._highest = 0
-        if self._device.type == "cuda":
+        if self._on_card:
             torch.cuda.reset_peak_memory_stats(self._device)
 
     @contextmanager
-    def forward(self, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    def forward(self) -> Iterator[None]:
         """Watch one forward pass that builds a graph."""
-        if self._device.type == "cuda":
+        if self._on_card:
             yield
             return
-        kept: dict[int, int] = {}
-
-        def keep(tensor: torch.Tensor) -> torch.Tensor:
-            kept.update(_storages((tensor,)))
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        with _watched() as self._kept:
             yield
-        state = (v for each in optimizer.state.values() for v in each.values())
-        held = self._weights | kept | _storages(v for v in state if torch.is_tensor(v))
-        self._highest = max(self._highest, sum(held.values()))
+        self._count(self._kept)
+
+    @contextmanager
+    def recomputing(self, entered: torch.Tensor) -> Iterator[None]:
+        """Watch a piece being computed again, from what was kept for it and now is let go."""
+        if self._on_card:
+            yield
+            return
+        with _watched() as again:
+            yield
+        self._count(self._kept | again)
+        for key in _storages((entered,)):
+            self._kept.pop(key, None)
 
     @property
     def peak_bytes(self) -> int:
         """Bytes of the peak so far, >= 0."""
-        if self._device.type == "cuda":
-            return int(torch.cuda.max_memory_allocated(self._device))
-        return self._highest
+        if not self._on_card:
+            return self.highest
+        return max(self.highest, int(torch.cuda.max_memory_allocated(self._device)))
+
+    def _count(self, kept: Mapping[int, int]) -> None:
+        gradients = (p.grad for p in self.model.parameters() if p.grad is not None)
+        held = {**self._weights, **kept, **_storages((*self._states(), *gradients))}
+        self.highest = max(self.highest, sum(held.values()))
+
+    def _states(self) -> Iterator[torch.Tensor]:
+        if self.optimizer is not None:
+            for state in self.optimizer.state.values():
+                yield from (value for value in state.values() if torch.is_tensor(value))
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def _on_card(self) -> bool:
+        return self._device.type == "cuda"
+
+
+@contextmanager
+def _watched() -> Iterator[dict[int, int]]:
+    """Note the storage of every tensor that autograd keeps in a block."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.update(_storages((tensor,)))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        yield kept
 
 
 def _scales(model: nn.Module) -> Iterator[torch.Tensor]:

@@ -1,111 +1,157 @@
-"""The training loop: seeded batches, AdamW on what takes gradients, linear warm-up and decay."""
+"""The training loop: seeded batches, in parts whose gradients add up, and a checkpoint now and
+then.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from math import isfinite
 from time import perf_counter
-from typing import Any
 
 import torch
+from torch import nn
 
+from qpruner_core.catalog import OPTIMIZERS
 from qpruner_core.data.training import TrainingSet
-from qpruner_core.domain.progress import OnProgress, Progress
+from qpruner_core.domain.layout import ModelLayout
+from qpruner_core.domain.progress import OnProgress, Progress, never, silent
 from qpruner_core.domain.recovery import RecoverySpec
 from qpruner_core.errors import NonFiniteLossError
 from qpruner_core.recovery.batches import Batch, batches
+from qpruner_core.recovery.checkpoints import Checkpoints, Learning, Standing
 from qpruner_core.recovery.memory import PeakMemory
+from qpruner_core.recovery.objective import batch_loss
+from qpruner_core.recovery.recomputing import recomputed_layers
+from qpruner_core.recovery.schedule import rate_factor
 
-WARM_UP_SHARE = 0.1
-"""Share of the steps in which the learning rate rises from 0."""
 MAX_GRADIENT_NORM = 1.0
 
 
-def rate_factor(step: int, n_steps: int) -> float:
-    """Return the learning rate of a step as a share of its peak, in (0, 1].
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Steering:
+    """Who listens to a training, may stop it, and keeps where it stands."""
 
-    It rises linearly over the first tenth of the steps and then falls linearly towards 0.
-
-    Args:
-        step: From 0.
-        n_steps: All steps; >= 1.
-    """
-    warm_up = max(1, round(WARM_UP_SHARE * n_steps))
-    if step < warm_up:
-        return (step + 1) / warm_up
-    return (n_steps - step) / (n_steps - warm_up + 1)
+    on_progress: OnProgress = silent
+    """Told after every step, with ``loss`` (nats per token), ``tokens_per_second`` and
+    ``learning_rate``."""
+    should_stop: Callable[[], bool] = never
+    """Asked before every step; what was learned until then stays."""
+    checkpoints: Checkpoints | None = None
+    """Where the training goes on from, and what it leaves behind when it is stopped or killed;
+    None: nowhere and nothing."""
 
 
 class Trainer:
-    """AdamW with clipped gradients on every parameter of a model that takes one."""
+    """Clipped gradients and the optimiser of the catalogue on whatever takes a gradient."""
 
-    def __init__(self, model: Any, spec: RecoverySpec, memory: PeakMemory) -> None:
-        """Take a causal language model that computes its own loss from labels."""
-        self._model = model
-        self._spec = spec
-        self._memory = memory
+    def __init__(self, model: nn.Module, layout: ModelLayout, spec: RecoverySpec) -> None:
+        """Take a causal language model with its adapters in place, and what it is pruned to."""
+        self._model, self._layout, self._spec = model, layout, spec
         self._device = next(model.parameters()).device
-        self._parameters = [p for p in model.parameters() if p.requires_grad]
-        self._optimizer = torch.optim.AdamW(
-            self._parameters, lr=spec.learning_rate, weight_decay=0.0
-        )
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        make = OPTIMIZERS.target(spec.optimizer)
+        optimizer = make(trained.values(), spec.learning_rate, spec.weight_decay)
+        self._learning = Learning(parameters=trained, optimizer=optimizer, device=self._device)
+        self._memory = PeakMemory(model, optimizer=optimizer)
+        self._standing = Standing()
 
-    def run(
-        self, training: TrainingSet, on_progress: OnProgress, should_stop: Callable[[], bool]
-    ) -> tuple[float, ...]:
-        """Train in place and return the loss of every step; the model is left in eval mode.
+    def run(self, training: TrainingSet, steering: Steering) -> Standing:
+        """Train in place and return where it stands then; the model is left in eval mode.
 
         Args:
             training: Rows and what of them is learned.
-            on_progress: Told after every step, with ``loss`` (nats per token) and
-                ``tokens_per_second``.
-            should_stop: Asked before every step; what was learned until then stays.
+            steering: Who listens, stops and keeps.
 
         Raises:
-            NonFiniteLossError: A loss is not a number; the message names the step.
+            NonFiniteLossError: A loss is not a number; the message names the step. A checkpoint
+                that was there stays.
             DataTooShortError: There is nothing to train on.
         """
-        losses: list[float] = []
-        self._model.train()
-        try:
-            for number, batch in enumerate(batches(training, self._spec)):
-                if should_stop():
-                    break
-                started = perf_counter()
-                losses.append(self._step_(batch.to(self._device), number))
-                on_progress(self._report(losses, batch.ids.numel() / (perf_counter() - started)))
-        finally:
-            self._model.eval()
-        return tuple(losses)
+        kept = steering.checkpoints if self._spec.checkpoint_steps else None
+        if kept is not None:
+            self._standing = kept.restore_(self._learning)
+            self._memory.highest = self._standing.peak_bytes
+        with ExitStack() as stack:
+            stack.callback(self._model.eval)
+            self._model.train()
+            if self._spec.gradient_checkpointing:
+                stack.enter_context(recomputed_layers(self._model, self._layout, self._memory))
+            self._steps_(training, steering, kept)
+        return self._standing
+
+    def _steps_(self, training: TrainingSet, steering: Steering, kept: Checkpoints | None) -> None:
+        first, n_steps = len(self._standing.losses), self._spec.steps
+        for number, batch in enumerate(batches(training, self._spec, first), first):
+            if steering.should_stop():
+                if kept is not None:
+                    kept.save(self._learning, self._standing)
+                return
+            started = perf_counter()
+            loss = self._step_(batch, number)
+            self._note(loss, batch.ids.numel() / (perf_counter() - started))
+            due = (number + 1) % max(1, self._spec.checkpoint_steps) == 0
+            if kept is not None and (due or number + 1 == n_steps):
+                kept.save(self._learning, self._standing)
+            steering.on_progress(self._report())
 
     def _step_(self, batch: Batch, number: int) -> float:
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._spec.learning_rate * rate_factor(number, self._spec.steps)
-        with self._memory.forward(self._optimizer):
-            loss = self._model(
-                input_ids=batch.ids,
-                labels=batch.labels,
-                position_ids=batch.positions,
-                use_cache=False,
-            ).loss
-        value = float(loss.detach())
-        if not isfinite(value):
-            raise NonFiniteLossError(
-                f"The loss of recovery step {number + 1} of {self._spec.steps} is {value}; a "
-                f"finite number is needed. Lower the learning rate (now "
-                f"{self._spec.learning_rate:g}), or recover a plan with higher precision."
-            )
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self._parameters, MAX_GRADIENT_NORM)
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        return value
+        """Take one optimiser step and return the mean loss of what its batch learns."""
+        optimizer = self._learning.optimizer
+        for group in optimizer.param_groups:
+            group["lr"] = self._rate(number)
+        loss, n_learned = 0.0, batch.n_learned
+        for part in batch.parts(self._spec.forward_sequences):
+            if part.n_learned:
+                loss += self._gradients_(part.to(self._device), n_learned)
+        parameters = list(self._learning.parameters.values())
+        norm = torch.nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)
+        for what, value in (("loss", loss), ("gradient", float(norm))):
+            if not isfinite(value):
+                raise self._refusal(what, value, number)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss
 
-    def _report(self, losses: list[float], tokens_per_second: float) -> Progress:
+    def _gradients_(self, part: Batch, n_learned: int) -> float:
+        """Add the gradients of a part of the batch and return its share of the loss."""
+        pieces = self._memory if self._spec.gradient_checkpointing else None
+        with self._memory.forward():
+            loss = batch_loss(self._model, part, n_learned, pieces)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach())
+
+    def _rate(self, number: int) -> float:
+        spec = self._spec
+        factor = rate_factor(number, spec.steps, spec.schedule, spec.warm_up)
+        return spec.learning_rate * factor
+
+    def _note(self, loss: float, tokens_per_second: float) -> None:
+        self._standing = replace(
+            self._standing,
+            losses=(*self._standing.losses, loss),
+            speeds=(*self._standing.speeds, tokens_per_second),
+            peak_bytes=self._memory.peak_bytes,
+        )
+
+    def _refusal(self, what: str, value: float, number: int) -> NonFiniteLossError:
+        return NonFiniteLossError(
+            f"The {what} of recovery step {number + 1} of {self._spec.steps} is {value}; a "
+            f"finite number is needed. Lower the learning rate (now "
+            f"{self._spec.learning_rate:g}), or recover a plan with higher precision."
+        )
+
+    def _report(self) -> Progress:
+        done = len(self._standing.losses)
         return Progress(
             step="recover",
-            done=len(losses),
+            done=done,
             total=self._spec.steps,
             message="training the adapter",
-            values={"loss": losses[-1], "tokens_per_second": tokens_per_second},
+            values={
+                "loss": self._standing.losses[-1],
+                "tokens_per_second": self._standing.speeds[-1],
+                "learning_rate": self._rate(done - 1),
+            },
         )

@@ -34,7 +34,7 @@ from qpruner_core.models.loader import load
 from qpruner_core.pruning.surgery import prune_
 from qpruner_core.quantization.packing import pack_
 from qpruner_core.recovery.adapter import save_adapter
-from qpruner_core.recovery.lora import add_adapters_
+from qpruner_core.recovery.wrapping import add_adapters_
 
 SIZES = {
     "vocab_size": 128,

@@ -24,7 +24,8 @@ from qpruner_core.errors import StorageFullError
 from qpruner_core.models.architectures import gpt2
 from qpruner_core.quantization.packing import pack_
 from qpruner_core.recovery.adapter import save_adapter
-from qpruner_core.recovery.lora import Recovered, add_adapters_, recover
+from qpruner_core.recovery.lora import Recovered, recover
+from qpruner_core.recovery.wrapping import add_adapters_
 
 SPEC = RecoverySpec(steps=12, batch_size=4, sequence_length=16, learning_rate=1e-2, rank=4)
 CYCLE = ("nf4", "int8", "bf16", "fp4")
