@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import comb
 
 from qpruner_core.domain.metrics import Metrics
 
@@ -72,5 +71,9 @@ def mcnemar(first_only: int, second_only: int) -> float:
         second_only: Items that only the second answered rightly; >= 0.
     """
     n, least = first_only + second_only, min(first_only, second_only)
-    tail = sum(comb(n, k) for k in range(least + 1))
-    return min(1.0, 2.0 * tail / (1 << n))
+    tail = ways = 1
+    for k in range(least):  # ways becomes n choose k + 1, by one small product
+        ways = ways * (n - k) // (k + 1)
+        tail += ways
+    # As whole numbers: thousands of changed items have more ways than a float can hold.
+    return min(1.0, (2 * tail) / (1 << n))
