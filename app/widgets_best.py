@@ -64,7 +64,8 @@ def _best(record: RunRecord, spec: SearchSpec, budget: int) -> Best:
         raise ValueError("what a budget buys needs the layout of its model")
     spaces = (each.space for each in (known, front) if each is not None)
     return Best(
-        space=next(spaces, None) or SearchSpace(layout, spec.precisions, spec.tie, fixed=spec.fixed),
+        space=next(spaces, None)
+        or SearchSpace(layout, spec.precisions, spec.tie, fixed=spec.fixed),
         # The slider stands on the smallest plan or above; a hair below it is rounding.
         predicted=best_under(front, max(budget, int(front.weight_bytes[0]))) if front else None,
         measured=points.best_under(found, budget, spec.objective),

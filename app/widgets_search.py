@@ -82,6 +82,7 @@ def _space(
     if found is not None:
         return found.space
     key = f"search/space/{record.run_id}/{spec.precisions}/{spec.tie}/{spec.joint}/{spec.ratios}"
+    key += f"/{spec.fixed}"
     return services.once(key, layout, lambda: _new_space(record, spec, dense, layout))
 
 

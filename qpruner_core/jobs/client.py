@@ -7,9 +7,10 @@ from typing import Any
 
 from dbos import EnqueueOptions
 
-from qpruner_core.catalog import check_spec
+from qpruner_core.catalog import check_recovery, check_spec
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.record import STEPS
+from qpruner_core.domain.reproduction import ReproductionSpec
 from qpruner_core.domain.spec import PruningSpec, RunSpec
 from qpruner_core.errors import BadInputError, NotReadyError
 from qpruner_core.jobs.engine import (
@@ -17,6 +18,8 @@ from qpruner_core.jobs.engine import (
     COMPARE_BEGIN,
     KILLED_TOO_OFTEN,
     QUEUE,
+    REPRODUCE,
+    REPRODUCE_BEGIN,
     TRIALS,
     WORKFLOWS_VERSION,
     Job,
@@ -121,6 +124,19 @@ class Jobs(JobReader):
         """
         check_spec(spec)
         return self._start("compress", run_id, spec=to_plain(spec))
+
+    def start_reproduce(self, run_id: str, spec: ReproductionSpec) -> str:
+        """Ask for the paper's table on the run's model; return the job's id.
+
+        Its rows come into the run's record one by one, and every ratio gets a run of its own. A
+        table that asks for the same goes on with what it has; another one replaces it.
+
+        Raises:
+            BadInputError: There is no such run.
+            UnknownNameError: The recovery names something that no catalogue entry carries.
+        """
+        check_recovery(spec.recovery)
+        return self._start(REPRODUCE, run_id, spec=to_plain(spec))
 
     def start_generate(self, run_id: str, prompt: str, trial: int | None = None) -> str:
         """Ask the original and the compressed model to go on from a prompt; return the job's id.
@@ -302,10 +318,11 @@ class Jobs(JobReader):
         return None
 
     def _asks_for_something_else(self, job: Job) -> bool:
-        """Whether the record has another spec, or comparison, than the job's first step left, or
-        another study than its trials were for.
+        """Whether the record has another spec, comparison or table than the job's first step left,
+        or another study than its trials were for.
         """
-        first = {"line": BEGIN, "compare": COMPARE_BEGIN}.get(job.kind)
+        begins = {"line": BEGIN, "compare": COMPARE_BEGIN, REPRODUCE: REPRODUCE_BEGIN}
+        first = begins.get(job.kind)
         with self._asking():
             recorded = self._client.list_workflow_steps(job.job_id)
             rows = self._client.list_workflows(workflow_ids=[job.job_id])
@@ -317,6 +334,8 @@ class Jobs(JobReader):
             return False
         if job.kind == "line":
             return bool(left != to_plain(record.spec))
+        if job.kind == REPRODUCE:
+            return record.reproduction is None or left != to_plain(record.reproduction.spec)
         wanted = from_plain(PruningSpec, payload["pruning"])
         return record.comparison is None or not record.comparison.is_of(wanted)
 

@@ -27,6 +27,10 @@ BEGIN = "begin"
 """The first step of a line job; it returns the spec that it left in the record, in plain form."""
 COMPARE_BEGIN = "compare_begin"
 """The first step of a comparison; the record then has it."""
+REPRODUCE = "reproduce"
+"""Kind of the job that makes the paper's table, and name of the step of its reports."""
+REPRODUCE_BEGIN = "reproduce_begin"
+"""Its first step; the record then has the table that the job asks for."""
 STATUSES = {
     "DELAYED": "queued",
     "ENQUEUED": "queued",
@@ -54,7 +58,7 @@ class Job:
     job_id: str
     kind: str
     """``"line"``, ``"trials"`` (of the search of a line job, on a further worker), ``"finish"``,
-    ``"measure"``, ``"compare"``, ``"compress"`` or ``"generate"``.
+    ``"measure"``, ``"compare"``, ``"compress"``, ``"reproduce"`` or ``"generate"``.
     """
     run_id: str
     steps: tuple[str, ...]
@@ -89,13 +93,13 @@ class Job:
         """Whether an older job of the same run must not go on, as this one took its place.
 
         A line gives the run the settings that its other jobs work by. There is one comparison,
-        which scoring empties, and one model that was written layer by layer, which no line
-        touches.
+        which scoring empties, and one model that was written layer by layer and one table
+        of the paper's rows, which no line touches.
         """
         if self.status == "cancelled" and not self.worker:
             return False
-        if older.kind == "compress":
-            return self.kind == "compress"
+        if older.kind in ("compress", REPRODUCE):
+            return self.kind == older.kind
         if older.kind == "compare":
             scores = self.kind == "line" and not {"load", "score"}.isdisjoint(self.steps)
             return self.kind == "compare" or scores

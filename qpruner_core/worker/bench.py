@@ -18,6 +18,7 @@ from dbos import error as engine_errors
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.progress import OnProgress, Progress
 from qpruner_core.domain.record import RunRecord, Trial
+from qpruner_core.domain.reproduction import ReproductionSpec
 from qpruner_core.domain.spec import PruningSpec, RunSpec
 from qpruner_core.errors import NotReadyError, QPrunerError
 from qpruner_core.jobs import PROGRESS
@@ -70,6 +71,12 @@ class RunsTheLine(Protocol):
 
     def compress(self, spec: RunSpec) -> Any:
         """Prune and write the model layer by layer; a `CompressionOutcome`."""
+
+    def reproduce_begin(self, spec: ReproductionSpec) -> None:
+        """Begin the paper's table, or go on with the one that asks for the same."""
+
+    def reproduce_next(self, owner: str) -> str:
+        """Do the next piece of the table; return what it was, empty when it is complete."""
 
     def generate(self, prompt: str, trial: int | None) -> Any:
         """Return texts of the original and the compressed model."""

@@ -14,6 +14,7 @@ from qpruner_core.jobs import BEGIN, COMPARE_BEGIN
 from qpruner_core.store.codec import from_plain, to_plain
 from qpruner_core.worker.bench import Bench
 from qpruner_core.worker.compressing import register_compress
+from qpruner_core.worker.reproducing import register_reproduce
 from qpruner_core.worker.searching import MAX_KILLS, register_search, unless_filled
 
 
@@ -28,6 +29,7 @@ def register_jobs(bench: Bench) -> None:
     _register_measure(bench)
     _register_compare(bench)
     register_compress(bench)
+    register_reproduce(bench)
     _register_generate(bench)
 
 
