@@ -54,8 +54,9 @@ class PairEncoder:
         """Return the item as token ids, cut from the left to the limit, choice by choice.
 
         Raises:
-            BadInputError: A choice has no text or no tokens, the gold index names no choice, or
-                the context is empty and the tokenizer has no first token.
+            BadInputError: A choice has no text or no tokens or is longer than the limit, the gold
+                index names no choice, or the context is empty and the tokenizer has no first
+                token.
         """
         if not 0 <= item.gold < len(item.choices):
             raise BadInputError(
@@ -64,6 +65,12 @@ class PairEncoder:
             )
         texts = tuple(zip(item.all_contexts, item.choices, strict=True))
         pairs = [self._pair(item, task, *text) for text in texts]
+        longest = max(len(choice) for _, choice in pairs)
+        if longest > self._max_length:
+            raise BadInputError(
+                f"Item {item.id!r} of task {task!r} has a choice of {longest} tokens, but the "
+                f"model reads {self._max_length} at most. Shorten or remove the item."
+            )
         return EncodedItem(
             contexts=tuple(self._cut(context, choice) for context, choice in pairs),
             continuations=tuple(choice for _, choice in pairs),
@@ -109,5 +116,5 @@ class PairEncoder:
         """Return the context's last tokens, so that all but the choice's last token fit the
         limit.
         """
-        room = max(1, self._max_length + 1 - len(choice))
+        room = self._max_length + 1 - len(choice)
         return context[-room:]

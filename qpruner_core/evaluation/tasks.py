@@ -183,7 +183,8 @@ def _picked(model: nn.Module, states: torch.Tensor, picks: torch.Tensor) -> torc
     found = torch.zeros(len(picks), dtype=torch.float64)
     step = max(1, LOGITS_AT_ONCE // int(cast("Any", model).config.vocab_size))
     for start in range(0, len(states), step):
-        logits = head_logits(model, states[start : start + step]).float()
+        logits = head_logits(model, states[start : start + step])
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         normaliser = logits.logsumexp(dim=-1)
         here = (picks[:, 0] >= start) & (picks[:, 0] < start + step)
         rows, tokens = (picks[here, column].to(states.device) for column in (0, 1))

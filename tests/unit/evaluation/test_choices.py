@@ -75,6 +75,15 @@ def test_lengths_are_characters_of_the_choice_without_the_space_that_joins_it(
     assert encoded.n_characters == (2, 2, 3)
 
 
+def test_a_choice_longer_than_the_model_reads_is_named(
+    tiny_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    encoder = PairEncoder(tiny_tokenizer, max_length=3)
+    item = Item(id="7", context="ba", choices=(" ca", " ca da bo bi"), gold=0)
+    with pytest.raises(BadInputError, match=r"'7' of task 't'.*4 tokens.*reads 3"):
+        encoder.item(item, "t")
+
+
 def test_long_contexts_are_cut_from_the_left_for_every_choice_by_itself(
     tiny_tokenizer: PreTrainedTokenizerFast, tiny_model: LlamaForCausalLM
 ) -> None:
