@@ -4,9 +4,7 @@ after.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,7 +13,6 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from qpruner_core.data.training import TrainingSet
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.progress import OnProgress
@@ -96,9 +93,6 @@ def recover_plan(
     layout = materials.layout(plan.levels)
     training = materials.training(spec)
     dense = materials.pruned(plan.levels)
-    if spec.initialization != "default":
-        # Until training takes where adapters start, all start as LoRA's do.
-        spec = replace(spec, initialization="default", initialization_options={})
     starts = starts_of(dense.model, layout, plan, spec, on_progress)
     shifts = with_scalings(shifts_of(starts), layout, spec)
     if asked.before is None and shifts:
@@ -119,15 +113,15 @@ def recover_plan(
         training,
         evaluate=evaluate,
         folder=folder,
+        starts=starts,
+        checkpoint=checkpoint,
+        identity=_identity(store, record, materials, plan),
         before=_with_bytes(asked.before, packed.size_bytes),
         on_progress=on_progress,
         should_stop=should_stop,
     )
     shift = save_shift(shifts_of(starts), folder) if recovered.adapter else ""
-    outcome = _outcome(asked, recovered, packed.held_bytes, shift)
-    if outcome.is_complete:
-        shutil.rmtree(checkpoint, ignore_errors=True)
-    return outcome
+    return _outcome(asked, recovered, packed.held_bytes, shift)
 
 
 def known_before(
@@ -198,36 +192,15 @@ def _folders(store: RunStore, run_id: str, name: str) -> tuple[Path, Path]:
 
 
 def _identity(
-    store: RunStore,
-    record: RunRecord,
-    materials: Materials,
-    asked: Asked,
-    training: TrainingSet,
+    store: RunStore, record: RunRecord, materials: Materials, plan: PrecisionPlan
 ) -> str:
-    """Return a hash of all that a training depends on."""
-    spec = asdict(asked.spec)
-    for name in ("trial", "checkpoint_steps"):
-        del spec[name]
+    """Return what the weights of a plan depend on besides it, as text."""
     parts = {
-        "recovery": spec,
-        "plan": dict(asked.plan.precisions),
-        "levels": asked.plan.levels,
-        "cut": asdict(materials.pruning(asked.plan.levels)),
-        "biases": record.prune.biases if record.prune is not None else "",
         "weights": Fingerprints(store, record.run_id).weights(record),
-        "text": _digest(training),
+        "cut": asdict(materials.pruning(plan.levels)),
+        "biases": record.prune.biases if record.prune is not None and not plan.levels else "",
     }
-    text = json.dumps(parts, sort_keys=True, default=list)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _digest(training: TrainingSet) -> str:
-    digest = hashlib.sha256()
-    for rows in (training.ids, training.labels, training.positions):
-        if rows is not None:
-            digest.update(str(tuple(rows.shape)).encode())
-            digest.update(rows.contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    return json.dumps(parts, sort_keys=True, default=list)
 
 
 def _with_bytes(before: Metrics | None, weight_bytes: int) -> Metrics | None:
@@ -235,7 +208,7 @@ def _with_bytes(before: Metrics | None, weight_bytes: int) -> Metrics | None:
 
 
 def _outcome(asked: Asked, recovered: Recovered, held_bytes: int, shift: str) -> RecoveryOutcome:
-    outcome = RecoveryOutcome(
+    return RecoveryOutcome(
         spec=asked.spec,
         before=recovered.before,
         after=recovered.after,
@@ -245,15 +218,16 @@ def _outcome(asked: Asked, recovered: Recovered, held_bytes: int, shift: str) ->
         estimated_memory_bytes=recovered.estimated_memory_bytes + held_bytes,
         peak_memory_bytes=recovered.peak_memory_bytes,
         shift=shift,
+        tokens_per_second=recovered.tokens_per_second,
+        remarks=(*_stopped(asked.spec, len(recovered.losses)), *recovered.remarks),
     )
-    return replace(outcome, remarks=_remarks(outcome))
 
 
-def _remarks(outcome: RecoveryOutcome) -> tuple[str, ...]:
-    """Return what the person should know of a training, one sentence each."""
-    if outcome.is_complete:
+def _stopped(spec: RecoverySpec, n_steps: int) -> tuple[str, ...]:
+    """Return that a training has not ended, as a sentence; none where it has."""
+    if n_steps >= spec.steps:
         return ()
-    return (
-        f"Training was stopped after {len(outcome.losses)} of {outcome.spec.steps} steps; train "
-        f"on to go on from there.",
-    )
+    words = f"Training was stopped after {n_steps} of {spec.steps} steps"
+    if spec.checkpoint_steps:
+        return (f"{words}; train on to go on from there.",)
+    return (f"{words}; without checkpoints it begins anew when it is started again.",)

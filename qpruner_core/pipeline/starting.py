@@ -10,6 +10,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from qpruner_core.catalog import INITIALIZATIONS, PRECISIONS
+from qpruner_core.domain.adapters import adapter_ranks
 from qpruner_core.domain.layout import LinearLayout, ModelLayout
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.progress import OnProgress, Progress, silent
@@ -61,10 +62,16 @@ def starts_of(
         plan: Precision of every Linear.
         spec: How adapters start.
         on_progress: Told after every Linear.
+
+    Raises:
+        BadInputError: A role or a layer is asked for that the model has not.
     """
-    asked = [linear for linear in layout.linears if spec.rank_of(linear.layer, linear.role)]
-    if spec.initialization == "default" or not spec.steps:
+    if not spec.steps:
         return {}
+    ranks = adapter_ranks(spec, layout)
+    if spec.initialization == "default":
+        return {}
+    asked = [linear for linear in layout.linears if linear.name in ranks]
     starts: dict[str, Start] = {}
     for done, linear in enumerate(asked, start=1):
         weight = outputs_first(dense_module(model, linear.name))
