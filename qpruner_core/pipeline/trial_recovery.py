@@ -20,6 +20,7 @@ from qpruner_core.domain.recovery import RecoverySpec
 from qpruner_core.pipeline.measuring import ShowsPlans, Trained
 from qpruner_core.pipeline.starting import start_of
 from qpruner_core.recovery.initialization import Start
+from qpruner_core.recovery.trial import recovered
 
 LayoutOf = Callable[[PrecisionPlan], ModelLayout]
 """Returns the layout of the model under a plan."""
@@ -58,8 +59,6 @@ class _TrialRecovery:
             self._text = self._read(self._spec)
         layout = self._layout_of(plan)
         starts = self._starts_of(bank, layout, plan)
-        from qpruner_core.recovery.trial import recovered  # noqa: PLC0415
-
         with recovered(bank.model, layout, self._spec, self._text, starts) as model:
             yield model
 
