@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
 import pandas as pd
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from app import forms_search, forms_training, plans, points, tables_recovery, widgets
 from app.forms import option_fields
@@ -16,7 +17,7 @@ from qpruner_core.catalog import INITIALIZATIONS, OPTIMIZERS
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.record import RunRecord, Trial
 from qpruner_core.domain.recovery import PRESETS, SCHEDULES, RecoverySpec
-from qpruner_core.errors import BadInputError, QPrunerError
+from qpruner_core.errors import BadInputError, NotReadyError, QPrunerError
 
 AS_ASKED = "as asked"
 PRESET_WORDS = {
@@ -66,9 +67,11 @@ def recovery_form(record: RunRecord, names: Mapping[int, str]) -> RecoverySpec |
         with st.expander("Training text"):
             made |= forms_training.fields(record, spec, key)
         return replace(spec, **made)
+    except NotReadyError as error:
+        st.info(str(error))
     except QPrunerError as error:
         widgets.error_panel(str(error))
-        return None
+    return None
 
 
 def filled(spec: RecoverySpec, preset: str) -> RecoverySpec:
@@ -108,8 +111,13 @@ def _preset_field() -> str:
     )
 
 
+def _pair() -> Sequence[DeltaGenerator]:
+    """Return two columns whose fields stand on one line, however long their labels are."""
+    return st.columns(2, vertical_alignment="bottom")
+
+
 def _steps_fields(spec: RecoverySpec, key: str) -> Fields:
-    left, right = st.columns(2)
+    left, right = _pair()
     steps = left.number_input(
         "Steps", 0, 1_000_000, spec.steps, help=tip("recovery_steps"), key=f"{key}/steps"
     )
@@ -127,7 +135,7 @@ def _steps_fields(spec: RecoverySpec, key: str) -> Fields:
 
 
 def _schedule_fields(spec: RecoverySpec, key: str) -> Fields:
-    left, right = st.columns(2)
+    left, right = _pair()
     schedule = left.selectbox(
         "Schedule",
         SCHEDULES,
@@ -146,6 +154,7 @@ def _schedule_fields(spec: RecoverySpec, key: str) -> Fields:
         help=tip("warm_up"),
         key=f"{key}/warm_up",
     )
+    left, right = _pair()
     decay = left.number_input(
         "Weight decay",
         0.0,
@@ -166,7 +175,7 @@ def _schedule_fields(spec: RecoverySpec, key: str) -> Fields:
 
 
 def _batch_fields(spec: RecoverySpec, key: str) -> Fields:
-    left, right = st.columns(2)
+    left, right = _pair()
     batch = left.number_input(
         "Batch, sequences",
         1,
@@ -183,7 +192,7 @@ def _batch_fields(spec: RecoverySpec, key: str) -> Fields:
         help=tip("sequence_length"),
         key=f"{key}/length",
     )
-    every = left.number_input(
+    every = st.number_input(
         "Checkpoint every, steps",
         0,
         1_000_000,
@@ -199,7 +208,7 @@ def _batch_fields(spec: RecoverySpec, key: str) -> Fields:
 
 
 def _adapter_fields(spec: RecoverySpec, key: str) -> Fields:
-    left, middle, right = st.columns(3)
+    left, middle, right = st.columns(3, vertical_alignment="bottom")
     rank = left.number_input(
         "LoRA rank", 1, 1024, spec.rank, help=tip("lora_rank"), key=f"{key}/rank"
     )

@@ -15,7 +15,7 @@ from app import services, state, widgets, wording
 from app.glossary import tip
 from qpruner_core.domain.record import RunRecord
 from qpruner_core.domain.recovery import RecoverySpec
-from qpruner_core.errors import BadInputError, QPrunerError
+from qpruner_core.errors import BadInputError, NotReadyError, QPrunerError
 from qpruner_core.inspection.instructions import InstructionCard, examine, is_instruction_file
 from qpruner_core.inspection.texts import TextCard, examine_text
 from qpruner_core.store import uploads
@@ -40,6 +40,7 @@ def fields(record: RunRecord, spec: RecoverySpec, key: str) -> dict[str, Any]:
         key: Start of the keys of fields that a preset fills.
 
     Raises:
+        NotReadyError: No file is named or sent yet.
         QPrunerError: The file is missing, not allowed or does not fit; the sentence says what.
     """
     training = _source_field(record, spec.training)
@@ -80,7 +81,7 @@ def _source_field(record: RunRecord, now: str) -> str:
     )
     if chosen == UPLOAD:
         _upload_field(record.run_id, key)
-        raise BadInputError("No training text is chosen yet. Upload a file, or choose another.")
+        raise NotReadyError("No training text is chosen yet. Upload a file, or choose another.")
     return _path_field(now, key) if chosen == OWN else chosen
 
 
@@ -100,7 +101,7 @@ def _path_field(now: str, key: str) -> str:
         key=f"{key}/path",
     ).strip()
     if not path:
-        raise BadInputError(
+        raise NotReadyError(
             "No training file is named yet. Name a text (one document a line) or an instruction "
             "file (.json, .jsonl) on the server, or choose another text."
         )

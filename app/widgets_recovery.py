@@ -89,16 +89,7 @@ def _live_figures(told: Sequence[Progress], found: Mapping[int, float]) -> list[
             change=f"{found[max(found)] - found[min(found)]:+.3f} nats/token",
         )
     ]
-    if "tokens_per_second" in values:
-        speed = wording.speed(values["tokens_per_second"])
-        made.append(
-            Figure(
-                label="Training speed",
-                value=speed,
-                term="training_speed",
-                origin=wording.MEASURED,
-            )
-        )
+    made += _speed(values.get("tokens_per_second"))
     if "learning_rate" in values:
         rate = f"{values['learning_rate']:.2e}"
         made.append(Figure(label="Learning rate", value=rate, term="learning_rate"))
@@ -198,7 +189,7 @@ def _training(outcome: RecoveryOutcome) -> list[Figure]:
     """Return what training took: measured, beside what was estimated beforehand."""
     peak, foreseen = outcome.peak_memory_bytes, outcome.estimated_memory_bytes
     deviation = f"{100 * (peak / foreseen - 1):+.1f} %" if peak is not None and foreseen else None
-    return [
+    made = [
         Figure(
             label="Training memory",
             value=wording.size(peak) if peak is not None else "not counted",
@@ -212,12 +203,21 @@ def _training(outcome: RecoveryOutcome) -> list[Figure]:
             term="training_memory",
             origin=wording.ESTIMATED,
         ),
+    ]
+    return [*made, *_speed(outcome.tokens_per_second)]
+
+
+def _speed(tokens_per_second: float | None) -> list[Figure]:
+    """Return the speed of training; nothing where it is not known."""
+    if tokens_per_second is None:
+        return []
+    return [
         Figure(
             label="Training speed",
-            value=wording.speed(outcome.tokens_per_second),
+            value=wording.speed(tokens_per_second),
             term="training_speed",
-            origin=wording.MEASURED if outcome.tokens_per_second is not None else "",
-        ),
+            origin=wording.MEASURED,
+        )
     ]
 
 

@@ -218,14 +218,17 @@ def test_a_text_says_how_many_documents_it_has_and_asks_nothing_of_instructions(
     assert "Learn the instructions too" not in [toggle.label for toggle in at.toggle]
 
 
-@pytest.mark.parametrize(
-    ("path", "words"),
-    [("/etc/passwd", "lies outside"), ("", "No training file is named yet")],
-)
-def test_a_path_that_is_none_of_the_servers_is_refused(open_page, run_at, path, words):
+def test_a_path_that_is_none_of_the_servers_is_refused(open_page, run_at):
     at = open_page("recovery", run_at("search"))
-    name_file(at, path)
-    assert words in at.error[0].value
+    name_file(at, "/etc/passwd")
+    assert "lies outside" in at.error[0].value
+    assert at.button(key="start/recover").disabled
+
+
+def test_until_a_file_is_named_it_says_what_is_missing_and_nothing_can_start(open_page, run_at):
+    at = open_page("recovery", run_at("search"))
+    name_file(at, "")
+    assert any("No training file is named yet" in each.value for each in at.info)
     assert at.button(key="start/recover").disabled
 
 
