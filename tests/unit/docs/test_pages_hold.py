@@ -12,6 +12,7 @@ import pytest
 
 from qpruner_core.importance import LayerSignal, UnitCriterion
 from qpruner_core.quantization import Precision
+from qpruner_core.recovery.initialization import Initialization
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
 SIGNATURE = re.compile(r"`([a-z_]+(?:\.\w+)+)\(([^)`]*)\)[^`]*`")
@@ -47,7 +48,7 @@ def test_a_stated_signature_is_the_real_one(dotted: str, stated: str) -> None:
     assert needed <= set(names)
 
 
-@pytest.mark.parametrize("protocol", [UnitCriterion, LayerSignal, Precision])
+@pytest.mark.parametrize("protocol", [UnitCriterion, LayerSignal, Precision, Initialization])
 def test_what_an_extension_has_to_provide_is_listed(protocol: type) -> None:
     page = (DOCS / "extending.md").read_text()
     methods = [name for name in vars(protocol) if not name.startswith("_")]

@@ -269,6 +269,7 @@ def recovered(store: RunStore, run_id: str, adapter: Path) -> None:
     """Fill the slots of *score* and *recover*, with files behind them."""
     adapter.mkdir()
     (adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    (adapter / "shift.safetensors").write_bytes(b"shift")
     scores = store.write_arrays(run_id, "unit_scores", {"a": np.zeros(3)})
     score = ImportanceOutcome(
         spec=ImportanceSpec(), cells=(), unit_scores=scores, n_tokens=1, device="cpu"
@@ -282,6 +283,7 @@ def recovered(store: RunStore, run_id: str, adapter: Path) -> None:
         trainable_parameters=1,
         estimated_memory_bytes=1,
         peak_memory_bytes=None,
+        shift=str(adapter / "shift.safetensors"),
     )
     seconds = {"score": 1.0, "recover": 2.0}
     store.write(replace(store.read(run_id), score=score, recover=recover, seconds=seconds))
@@ -348,6 +350,8 @@ def test_a_fork_stands_before_the_step_and_shares_bytes_not_fate(store):
     assert (adapter / "adapter_model.safetensors").stat().st_nlink == 2
     store.delete(old)
     assert (adapter / "adapter_model.safetensors").read_bytes() == b"weights"
+    assert Path(fork.recover.shift) == adapter / "shift.safetensors"
+    assert Path(fork.recover.shift).read_bytes() == b"shift"
     assert store.read_arrays(fork.run_id, fork.score.unit_scores).keys() == {"a"}
     assert store.read(fork.run_id) == fork
 
