@@ -24,10 +24,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except QPrunerError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    except KeyboardInterrupt:
-        sys.stderr.write(
+    except KeyboardInterrupt as stopped:
+        usual = (
             "Stopped. What was finished is kept: 'qpruner runs' names the run, and "
-            "'qpruner export RUN_ID' goes on with it.\n"
+            "'qpruner export RUN_ID' goes on with it."
         )
+        sys.stderr.write(f"{stopped or usual}\n")
         return 130
     return 0

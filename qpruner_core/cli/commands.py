@@ -7,22 +7,30 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qpruner_core.catalog import check_spec, precision_formats
+from qpruner_core.catalog import check_recovery, check_spec, precision_formats
 from qpruner_core.cli import report
 from qpruner_core.cli.compress import run_compress
 from qpruner_core.cli.doctor import examine
 from qpruner_core.cli.queued import run_queued, steer_jobs
+from qpruner_core.cli.recovering import (
+    Interruption,
+    estimate_document,
+    estimate_lines,
+    planned_trial,
+)
 from qpruner_core.cli.report_pruning import comparison_document, comparison_lines
+from qpruner_core.cli.reproduce import run_reproduce
 from qpruner_core.cli.search_options import answers
 from qpruner_core.cli.specs import model_spec, overlay, run_spec
-from qpruner_core.domain.progress import Progress, silent
+from qpruner_core.domain.progress import OnProgress, Progress, silent
 from qpruner_core.domain.record import STEPS, RunRecord
 from qpruner_core.domain.spec import RunSpec
 from qpruner_core.errors import BadInputError, OutputExistsError, QPrunerError
-from qpruner_core.inspection import inspect_model
+from qpruner_core.inspection import check_training, inspect_model
 from qpruner_core.store.home import home
 from qpruner_core.store.records import RunStore
 
@@ -37,6 +45,7 @@ def run_command(arguments: Namespace) -> None:
         "run": _run,
         "compare": _compare,
         "compress": _compress,
+        "reproduce": _reproduce,
         "runs": _runs,
         "jobs": _jobs,
         "worker": _worker,
@@ -68,6 +77,8 @@ def _run(arguments: Namespace) -> None:
     check_spec(spec)
     _check_out(spec)
     inspect_model(spec.model)
+    if spec.recovery.steps:
+        check_training(spec.recovery, spec.data)
     store = _store(arguments)
     record = store.create(spec)
     try:
@@ -85,6 +96,13 @@ def _continue(arguments: Namespace) -> None:
     record = store.read(arguments.run_id)
     wanted = arguments.command
     spec = overlay(record.spec, arguments)
+    if wanted == "recover":
+        check_recovery(spec.recovery)
+        if arguments.estimate:
+            _estimate(arguments, store, record, spec)
+            return
+        if spec.recovery.steps:
+            check_training(spec.recovery, spec.data)
     if arguments.command == "export":
         _check_out(spec)
     upto = STEPS.index(wanted)
@@ -109,17 +127,41 @@ def _go(
     spec: RunSpec,
     steps: tuple[str, ...],
 ) -> None:
+    interruption = Interruption()
     if getattr(arguments, "workers", None) is None:
         line = _line(arguments, store, record.run_id)
+        line.should_stop = interruption.asked
         with store.writing(record.run_id):
             line.begin(spec, steps)
             for step in steps:
-                line.run(step)
+                with interruption.listening() if step == "recover" else nullcontext():
+                    line.run(step)
+                if interruption.asked():
+                    break
     else:
         show = silent if arguments.quiet else _show
         run_queued(store, record.run_id, steps, spec, arguments.workers, show)
     done = store.read(record.run_id)
     _print(arguments, report.run_document(done), report.run_lines(done))
+    if interruption.asked() and not _is_done(done, steps):
+        again = f"'qpruner recover {record.run_id}'" if len(steps) > 1 else "The same command"
+        raise KeyboardInterrupt(f"Stopped. {again} goes on from what was learned.")
+
+
+def _is_done(record: RunRecord, steps: tuple[str, ...]) -> bool:
+    """Whether all steps are there, and recovery has taken all of its own."""
+    trained = record.recover is None or record.recover.is_complete
+    return trained and all(getattr(record, step) is not None for step in steps)
+
+
+def _estimate(arguments: Namespace, store: RunStore, record: RunRecord, spec: RunSpec) -> None:
+    trial = planned_trial(record, spec.recovery.trial)
+    materials = _line(arguments, store, record.run_id).materials
+    layout = materials.layout(trial.plan.levels)
+    compute_bytes = materials.device.compute_dtype.itemsize
+    found = estimate_document(layout, trial.plan, spec.recovery, compute_bytes)
+    document = {"run_id": record.run_id, "trial": trial.number, **found}
+    _print(arguments, document, estimate_lines(document))
 
 
 def _compare(arguments: Namespace) -> None:
@@ -134,15 +176,17 @@ def _compare(arguments: Namespace) -> None:
         _print(arguments, comparison_document(found), comparison_lines(found))
 
 
-def _line(arguments: Namespace, store: RunStore, run_id: str) -> Line:
-    """Return the line of a run on the device that was asked for."""
+def _line(
+    arguments: Namespace, store: RunStore, run_id: str, show: OnProgress | None = None
+) -> Line:
+    """Return the line of a run on the device that was asked for; None shows as most commands."""
     from qpruner_core.models.device import pick_device  # noqa: PLC0415 - loads torch
     from qpruner_core.pipeline import Line  # noqa: PLC0415 - loads torch
 
     def tell(progress: Progress) -> None:
         store.append_event(run_id, progress)
         if not arguments.quiet:
-            _show(progress)
+            (show or _show)(progress)
 
     kind, _, card = arguments.device.partition(":")
     if card:
@@ -153,6 +197,13 @@ def _line(arguments: Namespace, store: RunStore, run_id: str) -> Line:
 
 def _compress(arguments: Namespace) -> None:
     _print(arguments, *run_compress(arguments, _show))
+
+
+def _reproduce(arguments: Namespace) -> None:
+    def line_of(store: RunStore, run_id: str, show: OnProgress) -> Line:
+        return _line(arguments, store, run_id, show)
+
+    _print(arguments, *run_reproduce(arguments, _store(arguments), line_of))
 
 
 def _show(progress: Progress) -> None:

@@ -10,9 +10,12 @@ from qpruner_core.catalog import CRITERIA, EXPORTERS, PRECISIONS
 from qpruner_core.cli.compress import compress_options
 from qpruner_core.cli.pruning_options import prune_options, shared_prune_options
 from qpruner_core.cli.queued import jobs_options, workers_option
+from qpruner_core.cli.recover_options import recover_options
+from qpruner_core.cli.recovering import estimate_option
+from qpruner_core.cli.reproduce import reproduce_arguments
+from qpruner_core.cli.reproduce_options import reproduce_options
 from qpruner_core.cli.search_options import search_options
 from qpruner_core.cli.specs import criterion_option
-from qpruner_core.domain.recovery import RecoverySpec
 from qpruner_core.domain.spec import TIES, DataSpec, ExportSpec, SearchSpec
 
 
@@ -46,6 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
         _step(commands, name, words)
     _compare(commands)
     _compress(commands)
+    _reproduce(commands)
     _runs(commands)
     jobs_options(_add(commands, "jobs", "list the queue's jobs, or steer a run's search"))
     _worker(commands)
@@ -95,7 +99,7 @@ def _run(commands: _Commands) -> None:
     _score_options(parser)
     prune_options(parser)
     _search_options(parser)
-    _recover_options(parser)
+    recover_options(parser)
     _export_options(parser)
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of everything random (default 0)"
@@ -111,11 +115,13 @@ def _step(commands: _Commands, name: str, words: str) -> None:
         "score": _score_options,
         "prune": prune_options,
         "search": _search_options,
-        "recover": _recover_options,
         "export": _export_options,
     }
     if name in options:
         options[name](parser)
+    if name == "recover":
+        recover_options(parser, "--training")
+        estimate_option(parser)
     if name == "search":
         workers_option(parser)
     if name in ("recover", "export"):
@@ -147,6 +153,22 @@ def _compress(commands: _Commands) -> None:
     compress_options(parser)
 
 
+def _reproduce(commands: _Commands) -> None:
+    parser = _add(
+        commands,
+        "reproduce",
+        "make the table of the paper on a model: its four rows at every pruning ratio, "
+        "recovered and measured",
+    )
+    parser.add_argument("model", help="'demo', a local folder or a hub id")
+    _model_options(parser)
+    reproduce_arguments(parser)
+    reproduce_options(parser)
+    _calibration_options(parser)
+    _numbers(parser, "heldout_tokens")
+    _compute_options(parser)
+
+
 def _compute_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)"
@@ -166,6 +188,7 @@ def _calibration_options(parser: argparse.ArgumentParser) -> None:
 def _data_options(parser: argparse.ArgumentParser) -> None:
     _calibration_options(parser)
     parser.add_argument("--tasks", help="'demo', 'none' or a folder of *.jsonl")
+    parser.add_argument("--task-names", help="of these tasks only, comma-separated; default all")
     _numbers(parser, "heldout_tokens", "items_per_task")
 
 
@@ -211,15 +234,6 @@ def _plan_options(parser: argparse.ArgumentParser) -> None:
 def _search_options(parser: argparse.ArgumentParser) -> None:
     _plan_options(parser)
     search_options(parser)
-
-
-def _recover_options(parser: argparse.ArgumentParser) -> None:
-    default = RecoverySpec()
-    parser.add_argument(
-        "--recovery-steps", type=int, help=f"optimiser steps, 0 skips; default {default.steps}"
-    )
-    parser.add_argument("--lora-rank", type=int, help=f"default {default.rank}")
-    parser.add_argument("--learning-rate", type=float, help=f"default {default.learning_rate}")
 
 
 def _export_options(parser: argparse.ArgumentParser) -> None:

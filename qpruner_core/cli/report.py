@@ -12,6 +12,7 @@ from qpruner_core.cli.report_pruning import (
     pruning_document,
     what_stays,
 )
+from qpruner_core.cli.report_recovery import recovery_document, recovery_lines
 from qpruner_core.cli.report_search import search_document, search_lines
 from qpruner_core.domain.footprint import dense_bytes, format_bytes, plan_bytes
 from qpruner_core.domain.metrics import Metrics
@@ -94,16 +95,9 @@ def _pruning(record: RunRecord, pruned: PruningOutcome) -> dict[str, Any]:
 
 def _recovery(recovered: RecoveryOutcome) -> dict[str, Any]:
     return {
-        "steps": len(recovered.losses),
-        "trial": recovered.spec.trial,
+        **recovery_document(recovered),
         "before": metrics_document(recovered.before),
         "after": metrics_document(recovered.after),
-        "losses": list(recovered.losses),
-        "adapter": recovered.adapter,
-        "trainable_parameters": recovered.trainable_parameters,
-        "estimated_memory_bytes": recovered.estimated_memory_bytes,
-        "peak_memory_bytes": recovered.peak_memory_bytes,
-        "adapter_bytes": recovered.after.weight_bytes - recovered.before.weight_bytes,
     }
 
 
@@ -177,14 +171,7 @@ def run_lines(record: RunRecord) -> list[str]:
     if record.search is not None:
         lines += search_lines(record)
     if record.recover is not None:
-        before, after = record.recover.before, record.recover.after
-        lines.append(
-            "recovery was skipped: no step was asked for"
-            if not record.recover.adapter
-            else f"recovered: loss {before.loss:.3f} -> {after.loss:.3f}, "
-            f"accuracy {before.accuracy:.1%} -> {after.accuracy:.1%}, "
-            f"{format_bytes(after.weight_bytes)} with the adapter"
-        )
+        lines += recovery_lines(record.recover)
     if record.export is not None:
         written = record.export
         proof = "same logits" if written.reload_logits_equal else "LOGITS DIFFER"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from argparse import ArgumentTypeError, Namespace
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from qpruner_core.catalog import CRITERIA, STRATEGIES
+from qpruner_core.catalog import CRITERIA, INITIALIZATIONS, STRATEGIES
+from qpruner_core.domain.recovery import RecoverySpec
 from qpruner_core.domain.spec import ModelSpec, RunSpec, SearchSpec
-from qpruner_core.registry import OptionValue
+from qpruner_core.registry import Option, OptionValue
 
 S = TypeVar("S")
 
@@ -25,6 +27,7 @@ _FIELDS: dict[str, dict[str, str]] = {
             "calibration_tokens",
             "heldout_tokens",
             "items_per_task",
+            "task_names",
         )
     },
     "importance": {"criteria": "criteria", "seed": "seed"},
@@ -62,8 +65,24 @@ _FIELDS: dict[str, dict[str, str]] = {
     "recovery": {
         "steps": "recovery_steps",
         "rank": "lora_rank",
+        "alpha": "lora_alpha",
+        "dropout": "lora_dropout",
         "learning_rate": "learning_rate",
+        "batch_size": "batch_size",
+        "sequence_length": "recovery_length",
         "seed": "seed",
+        "targets": "targets",
+        "initialization": "initialization",
+        "optimizer": "optimizer",
+        "weight_decay": "weight_decay",
+        "schedule": "schedule",
+        "warm_up": "warm_up",
+        "micro_batch_size": "micro_batch_size",
+        "gradient_checkpointing": "gradient_checkpointing",
+        "packing": "packing",
+        "train_on_prompt": "train_on_prompt",
+        "training": "recovery_training",
+        "checkpoint_steps": "checkpoint_steps",
     },
     "export": {
         "format": "format",
@@ -73,7 +92,7 @@ _FIELDS: dict[str, dict[str, str]] = {
         "merge_tolerance": "merge_tolerance",
     },
 }
-_LISTS = ("criteria", "precisions", "kinds")
+_LISTS = ("criteria", "precisions", "kinds", "task_names")
 
 
 def layer_ratio(text: str) -> tuple[str, float] | None:
@@ -160,6 +179,7 @@ def overlay(spec: RunSpec, arguments: Namespace) -> RunSpec:
         recovery=replace(spec.recovery, trial=None),
         export=replace(spec.export, trial=None),
     )
+    spec = replace(spec, recovery=_with_preset(spec.recovery, arguments))
     changed = {part: _overlay_part(getattr(spec, part), part, arguments) for part in _FIELDS}
     spec = _with_tables(replace(spec, **changed), arguments)
     if arguments.command == "recover":
@@ -172,9 +192,11 @@ def overlay(spec: RunSpec, arguments: Namespace) -> RunSpec:
 
 def _with_tables(spec: RunSpec, arguments: Namespace) -> RunSpec:
     """Return the spec with ratios by hand, which replace those it had, and with options of
-    criteria and of the strategy, which join them.
+    criteria, of the strategy and of the initialisation, which join them.
     """
-    spec = replace(spec, search=_with_strategy_options(spec.search, arguments))
+    search = _with_strategy_options(spec.search, arguments)
+    recovery = _with_ranks(_with_initialization_options(spec.recovery, arguments), arguments)
+    spec = replace(spec, search=search, recovery=recovery)
     by_hand = getattr(arguments, "layer_ratio", None)
     if by_hand is not None:
         ratios = dict(pair for pair in by_hand if pair is not None)
@@ -190,14 +212,58 @@ def _with_strategy_options(search: SearchSpec, arguments: Namespace) -> SearchSp
     """Return the search with the given options of its strategy; another strategy than the run's
     keeps those of the old one that it knows too.
     """
-    given = dict(getattr(arguments, "strategy_option", None) or ())
     is_chosen = getattr(arguments, "strategy", None) is not None
+    known = STRATEGIES.entry(search.strategy).options
+    given = getattr(arguments, "strategy_option", None)
+    return replace(search, options=_joined(search.options, given, known, is_chosen))
+
+
+def _joined(
+    options: Mapping[str, OptionValue],
+    given: Sequence[tuple[str, str]] | None,
+    known: Iterable[Option],
+    is_chosen: bool,
+) -> Mapping[str, OptionValue]:
+    """Return the options of an entry with those that were given.
+
+    Args:
+        options: As the run has them.
+        given: Names and values as they were typed.
+        known: What the entry takes.
+        is_chosen: Whether the entry was chosen anew: options that it does not know then leave.
+    """
     if not given and not is_chosen:
-        return search
-    defaults = {o.name: o.default for o in STRATEGIES.entry(search.strategy).options}
-    kept = {k: v for k, v in search.options.items() if k in defaults or not is_chosen}
-    typed = {name: _typed(text, defaults.get(name, "")) for name, text in given.items()}
-    return replace(search, options={**kept, **typed})
+        return options
+    defaults = {option.name: option.default for option in known}
+    kept = {k: v for k, v in options.items() if k in defaults or not is_chosen}
+    return kept | {name: _typed(text, defaults.get(name, "")) for name, text in given or ()}
+
+
+def _with_preset(recovery: RecoverySpec, arguments: Namespace) -> RecoverySpec:
+    """Return the settings of the preset that was named; on what is trained, and with which seed,
+    stays.
+    """
+    preset: RecoverySpec | None = getattr(arguments, "preset", None)
+    if preset is None:
+        return recovery
+    return replace(preset, training=recovery.training, seed=recovery.seed)
+
+
+def _with_initialization_options(recovery: RecoverySpec, arguments: Namespace) -> RecoverySpec:
+    """Return the recovery with the given options of its initialisation, as for a strategy."""
+    is_chosen = getattr(arguments, "initialization", None) is not None
+    known = INITIALIZATIONS.entry(recovery.initialization).options
+    given = getattr(arguments, "initialization_option", None)
+    joined = _joined(recovery.initialization_options, given, known, is_chosen)
+    return replace(recovery, initialization_options=joined)
+
+
+def _with_ranks(recovery: RecoverySpec, arguments: Namespace) -> RecoverySpec:
+    """Return the recovery with the ranks by hand that were given in place of those it had."""
+    by_hand = getattr(arguments, "layer_rank", None)
+    if by_hand is None:
+        return recovery
+    return replace(recovery, layer_ranks=dict(pair for pair in by_hand if pair is not None))
 
 
 def _overlay_part(part: Any, name: str, arguments: Namespace) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import replace
 
+from qpruner_core.domain.recovery import RecoverySpec
 from qpruner_core.domain.spec import RunSpec, SearchSpec
 
 _NOT_LAYER_BY_LAYER = (
@@ -26,10 +27,10 @@ _NOT_LAYER_BY_LAYER = (
     "--recover-steps",
     "--joint",
     "--joint-ratios",
-    "--recovery-steps",
-    "--lora-rank",
-    "--learning-rate",
+    "--task-names",
     "--format",
+    "--merge-adapter",
+    "--merge-tolerance",
 )
 """Options that have no say layer by layer, or are asked in another way. The texts of other uses
 have one: a source that several name is divided among them."""
@@ -55,6 +56,48 @@ def _of_the_search(spec: SearchSpec) -> dict[str, tuple[object, object]]:
     }
 
 
+def recovery_options_of(spec: RecoverySpec) -> list[str]:
+    """Return the options that ask for a recovery, default settings left out.
+
+    Its seed is that of all steps, and the number of a plan belongs to one command.
+    """
+    usual = RecoverySpec()
+    options = {
+        "--recovery-training": (spec.training, usual.training),
+        "--recovery-length": (spec.sequence_length, usual.sequence_length),
+        "--batch-size": (spec.batch_size, usual.batch_size),
+        "--lora-rank": (spec.rank, usual.rank),
+        "--lora-alpha": (spec.alpha, usual.alpha),
+        "--lora-dropout": (spec.dropout, usual.dropout),
+        "--targets": (",".join(spec.targets), ""),
+        "--initialization": (spec.initialization, usual.initialization),
+        "--recovery-steps": (spec.steps, usual.steps),
+        "--learning-rate": (spec.learning_rate, usual.learning_rate),
+        "--schedule": (spec.schedule, usual.schedule),
+        "--warm-up": (spec.warm_up, usual.warm_up),
+        "--optimizer": (spec.optimizer, usual.optimizer),
+        "--weight-decay": (spec.weight_decay, usual.weight_decay),
+        "--micro-batch-size": (spec.micro_batch_size, usual.micro_batch_size),
+        "--checkpoint-steps": (spec.checkpoint_steps, usual.checkpoint_steps),
+    }
+    switches = {
+        "packing": (spec.packing, usual.packing),
+        "train-on-prompt": (spec.train_on_prompt, usual.train_on_prompt),
+        "gradient-checkpointing": (spec.gradient_checkpointing, usual.gradient_checkpointing),
+    }
+    words = [f"{option}={value}" for option, (value, known) in options.items() if value != known]
+    words += [f"--layer-rank={layer}={rank}" for layer, rank in spec.layer_ranks.items()]
+    words += [
+        f"--initialization-option={name}={value}"
+        for name, value in spec.initialization_options.items()
+    ]
+    return words + [
+        f"--{name}" if value else f"--no-{name}"
+        for name, (value, known) in switches.items()
+        if value != known
+    ]
+
+
 def options_of(spec: RunSpec) -> list[str]:
     """Return the options of ``qpruner run`` that ask for a spec, default settings left out."""
     default = RunSpec(model=spec.model)
@@ -69,6 +112,7 @@ def options_of(spec: RunSpec) -> list[str]:
         "--calibration-tokens": (spec.data.calibration_tokens, default.data.calibration_tokens),
         "--heldout-tokens": (spec.data.heldout_tokens, default.data.heldout_tokens),
         "--items-per-task": (spec.data.items_per_task, default.data.items_per_task),
+        "--task-names": (",".join(spec.data.task_names), ""),
         "--criteria": (
             ",".join(spec.importance.criteria),
             ",".join(default.importance.criteria),
@@ -88,9 +132,6 @@ def options_of(spec: RunSpec) -> list[str]:
         "--precisions": (",".join(spec.search.precisions), ",".join(default.search.precisions)),
         "--tie": (spec.search.tie, default.search.tie),
         **_of_the_search(spec.search),
-        "--recovery-steps": (spec.recovery.steps, default.recovery.steps),
-        "--lora-rank": (spec.recovery.rank, default.recovery.rank),
-        "--learning-rate": (spec.recovery.learning_rate, default.recovery.learning_rate),
         "--format": (spec.export.format, default.export.format),
         "--seed": (spec.search.seed, None),
     }
@@ -108,6 +149,9 @@ def options_of(spec: RunSpec) -> list[str]:
         for name, value in options.items()
     ]
     words += [f"--strategy-option={name}={value}" for name, value in spec.search.options.items()]
+    words += recovery_options_of(spec.recovery)
+    if spec.export.merge_adapter:
+        words += ["--merge-adapter", f"--merge-tolerance={spec.export.merge_tolerance}"]
     return [*words, "--trust-remote-code"] if spec.model.trust_remote_code else words
 
 
@@ -121,6 +165,7 @@ def compress_command(spec: RunSpec) -> str:
     if len(precision) == 1:
         left_out, chosen = (*left_out, *_OF_A_BUDGET), [f"--precision={precision[0]}"]
     # Of all seeds only that of the scores has a say: there is no search and no training.
-    asked = replace(spec, search=replace(spec.search, seed=spec.importance.seed))
+    search = replace(spec.search, seed=spec.importance.seed)
+    asked = replace(spec, search=search, recovery=RecoverySpec())
     kept = [word for word in options_of(asked) if word.partition("=")[0] not in left_out]
     return shlex.join(["qpruner", "compress", spec.model.source, *kept, *chosen, "--out=FOLDER"])

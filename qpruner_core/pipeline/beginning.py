@@ -9,7 +9,7 @@ from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.record import STEPS, ModelCard, RunRecord
 from qpruner_core.domain.spec import PruningSpec, RunSpec
 from qpruner_core.errors import BadInputError
-from qpruner_core.inspection import inspect_model
+from qpruner_core.inspection import check_training, inspect_model
 from qpruner_core.pipeline.joint import check_carried, check_joint, likely_layouts
 from qpruner_core.pipeline.searching import check_budget
 from qpruner_core.pruning.biases import with_biases
@@ -84,6 +84,9 @@ def check_feasible(record: RunRecord, spec: RunSpec, steps: tuple[str, ...]) -> 
     card = record.load if "load" not in steps else None
     card = card or inspect_model(spec.model)
     _check_length(spec, card)
+    trains = "recover" in steps and spec.recovery.steps
+    if trains or ("search" in steps and spec.search.recover_steps):
+        check_training(spec.recovery, spec.data)
     layout = pruned = card.layout
     if record.prune is not None and "prune" not in steps:
         pruned = record.prune.layout

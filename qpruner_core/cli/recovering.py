@@ -1,0 +1,126 @@
+"""Recovery in this process: what it would take, told before anything is trained, and Ctrl-C that
+keeps what was learned.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from argparse import ArgumentParser
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from types import FrameType
+from typing import Any
+
+from qpruner_core.catalog import check_recovery, precision_formats
+from qpruner_core.domain.device_memory import TrainingBytes, training_bytes_estimate
+from qpruner_core.domain.footprint import format_bytes
+from qpruner_core.domain.layout import ModelLayout
+from qpruner_core.domain.plan import PrecisionPlan
+from qpruner_core.domain.record import RunRecord, Trial
+from qpruner_core.domain.recovery import RecoverySpec
+from qpruner_core.errors import BadInputError, NotReadyError
+from qpruner_core.search.costs import training_load
+
+
+def estimate_option(parser: ArgumentParser) -> None:
+    """Add what asks for the memory of training alone."""
+    parser.add_argument(
+        "--estimate",
+        action="store_true",
+        help="print the estimated training memory, with and without gradient checkpointing, and "
+        "train nothing",
+    )
+
+
+def planned_trial(record: RunRecord, number: int | None) -> Trial:
+    """Return the measured plan that recovery is asked for; None for the chosen one.
+
+    Raises:
+        NotReadyError: Nothing has been searched yet.
+        BadInputError: There is no such measured plan.
+    """
+    if record.search is None:
+        raise NotReadyError(f"Run {record.run_id} has no measured plans yet. Search first.")
+    wanted = record.search.chosen if number is None else number
+    for trial in (*record.search.trials, *record.search.baselines):
+        if trial.number == wanted and trial.metrics is not None:
+            return trial
+    raise BadInputError(
+        f"Run {record.run_id} has no measured plan number {wanted}. Choose one that "
+        f"'qpruner runs {record.run_id} --json' lists."
+    )
+
+
+def estimate_document(
+    layout: ModelLayout, plan: PrecisionPlan, spec: RecoverySpec, compute_bytes: int
+) -> dict[str, Any]:
+    """Return the estimated bytes of training by what they are spent on, as asked for and with and
+    without gradient checkpointing.
+
+    Args:
+        layout: Of the pruned model.
+        plan: Precision of every Linear.
+        spec: How to train.
+        compute_bytes: Bytes of one activation: 2 on CUDA, 4 on the CPU.
+    """
+    check_recovery(spec)
+
+    def parts(checkpointing: bool) -> dict[str, int]:
+        asked = replace(spec, gradient_checkpointing=checkpointing)
+        load = training_load(asked, compute_bytes)
+        return _parts(training_bytes_estimate(layout, plan, precision_formats(), load))
+
+    return {
+        "gradient_checkpointing": spec.gradient_checkpointing,
+        "estimated_bytes": parts(spec.gradient_checkpointing),
+        "estimated_bytes_without_checkpointing": parts(False),
+        "estimated_bytes_with_checkpointing": parts(True),
+    }
+
+
+def _parts(found: TrainingBytes) -> dict[str, int]:
+    return {**asdict(found), "total": found.total}
+
+
+def estimate_lines(document: dict[str, Any]) -> list[str]:
+    """Return the estimate as a small table for a person."""
+    without = document["estimated_bytes_without_checkpointing"]
+    with_it = document["estimated_bytes_with_checkpointing"]
+    marks = ("", " (asked for)")
+    is_on = document["gradient_checkpointing"]
+    heads = f"{'plain' + marks[not is_on]:>22}{'checkpointing' + marks[is_on]:>28}"
+    lines = ["Estimated memory of training:", f"  {'':<12}{heads}"]
+    return lines + [
+        f"  {name:<12}{format_bytes(size):>22}{format_bytes(with_it[name]):>28}"
+        for name, size in without.items()
+    ]
+
+
+class Interruption:
+    """Ctrl-C, told gently: the first asks training to stop after its step, the second ends."""
+
+    def __init__(self) -> None:
+        self._is_asked = False
+
+    def asked(self) -> bool:
+        """Whether training was asked to stop."""
+        return self._is_asked
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take the first Ctrl-C of a block as a wish; any other time it ends as ever."""
+        before = signal.signal(signal.SIGINT, self._hear)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        if self._is_asked:
+            raise KeyboardInterrupt
+        self._is_asked = True
+        sys.stderr.write(
+            "Stopping after this step; what was learned is kept. Ctrl-C again ends at once.\n"
+        )
