@@ -61,6 +61,7 @@ class Fingerprints:
         }
         if record.spec.search.recover_steps:
             parts["recovery"] = record.spec.recovery_in_trials()
+            parts["training"] = self.training_text(record)
         text = json.dumps(parts, sort_keys=True, default=list)
         return hashlib.sha256(text.encode()).hexdigest()[:_LENGTH]
 
@@ -72,6 +73,13 @@ class Fingerprints:
         used = {name: texts[name] for name in ("heldout", "tasks") if name in texts}
         text = json.dumps(used, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:_LENGTH] if used else ""
+
+    def training_text(self, record: RunRecord) -> str:
+        """Return a hash of the file that recovery trains on; empty where it is none of the
+        person's.
+        """
+        path = Path(record.spec.recovery.training or record.spec.data.training)
+        return self._hash(path)[:_LENGTH] if path.is_file() else ""
 
     def _texts(self, record: RunRecord) -> dict[str, str]:
         data = record.spec.data

@@ -359,6 +359,8 @@ class Searching:
         weights = self._prints.weights(self._record)
         text = self._prints.evaluation_text(self._record)
         weights += f", evaluation text {text}" if text else ""
+        learned = self._prints.training_text(self._record) if self._spec.recover_steps else ""
+        weights += f", training text {learned}" if learned else ""
         # Seconds, and bytes of activations, are those of one device.
         device = self._materials.device.name
         return weights if self._spec.cost == "weight_bytes" else f"{weights} on {device}"

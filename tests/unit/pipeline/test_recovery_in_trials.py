@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -93,6 +94,14 @@ def test_a_plan_measured_without_recovery_is_not_taken_for_one_with_it_nor_the_o
     n_trained = len(trainings)
     found = go(ready, other, "search").search
     assert len(trainings) == n_trained + len(losses(found))
+
+
+def test_training_text_edited_in_place_is_refused_and_never_mixed(ready, go, spec):
+    go(ready, searching(spec, recover_steps=1), "search")
+    text = Path(spec.data.training)
+    text.write_text(text.read_text(encoding="utf-8") + " more", encoding="utf-8")
+    with pytest.raises(BadInputError, match=r"training text.*start a new run"):
+        go(ready, searching(spec, recover_steps=1, n_trials=3), "search")
 
 
 def test_afterwards_the_models_of_the_bank_are_as_they_were(ready, go, spec):
