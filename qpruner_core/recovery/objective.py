@@ -15,6 +15,10 @@ from qpruner_core.models.trunk import head_logits
 from qpruner_core.recovery.batches import Batch
 from qpruner_core.recovery.recomputing import Watch, recomputed
 
+_BLIND_TO_POSITIONS = ("opt",)
+"""Families (``config.model_type``) that draw no mask from positions as all others do, which tell
+examples apart by positions that start again; their only mask is the causal one."""
+
 
 def batch_loss(
     model: nn.Module, batch: Batch, n_learned: int, pieces: Watch | None = None
@@ -34,7 +38,7 @@ def batch_loss(
     """
     decoder = cast("Any", model).get_decoder()
     hidden = decoder(
-        input_ids=batch.ids, position_ids=batch.positions, use_cache=False
+        input_ids=batch.ids, use_cache=False, **_visibility(model, batch.positions)
     ).last_hidden_state
     targets = batch.labels[:, 1:]
     learned = targets != IGNORED
@@ -47,6 +51,20 @@ def batch_loss(
         for first in range(0, len(states), n)
     ]
     return torch.stack(parts).sum() / n_learned
+
+
+def _visibility(model: nn.Module, positions: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    """Return what keeps examples that share a row apart; nothing where a row is one text."""
+    if positions is None:
+        return {}
+    told = {"position_ids": positions}
+    if cast("Any", model).config.model_type not in _BLIND_TO_POSITIONS:
+        return told
+    example = (positions.diff(dim=1, prepend=positions[:, :1] - 1) != 1).cumsum(dim=1)
+    seen = (example[:, :, None] == example[:, None, :]).tril()  # (B, T, T): query, key
+    dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
+    mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+    return {**told, "attention_mask": mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]}
 
 
 def _piece(model: nn.Module, wanted: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -28,7 +28,12 @@ _PLAIN = {k: v for k, v in _SIZES.items() if k not in ("num_key_value_heads", "h
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": _SIZES,
     "mistral": {**_SIZES, "sliding_window": 6},
+    "qwen2": _SIZES,
     "qwen3": _SIZES,
+    "olmo2": _SIZES,
+    "smollm3": _SIZES,
+    "granite": _SIZES,
+    "gemma2": {**_SIZES, "sliding_window": 6, "query_pre_attn_scalar": 16},
     "gemma3_text": {
         **_SIZES,
         "sliding_window": 6,
@@ -40,6 +45,13 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "opt": {**_PLAIN, "ffn_dim": 48, "word_embed_proj_dim": 16, "dropout": 0.1},
     "gpt2": {"vocab_size": 128, "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64},
     "mixtral": {**_SIZES, "num_local_experts": 2, "experts_implementation": "eager"},
+    "qwen3_moe": {
+        **_SIZES,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 48,
+        "experts_implementation": "eager",
+    },
 }
 
 
