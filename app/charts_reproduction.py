@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from app import charts_base, palette, wording
+from app import charts_base, palette, tables_reproduction, wording
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.reproduction import VARIANTS, Reproduction, ReproductionRow
 
@@ -93,7 +93,7 @@ def _marks(
 
 
 def _ratio_name(ratio: float) -> str:
-    return f"pruned by {wording.percent(ratio, 0)}"
+    return f"pruned by {tables_reproduction.ratio_words(ratio)}"
 
 
 def _ratio_key(ratio: float, colour: str) -> go.Scatter:

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
 
 from app import wording
+from qpruner_core.domain import reproduction_table
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.paired import LEVEL, Paired, paired
-from qpruner_core.domain.reproduction import (
-    VARIANTS,
-    Reproduction,
-    ReproductionRow,
-)
+from qpruner_core.domain.reproduction import VARIANTS, Reproduction, ReproductionRow
+from qpruner_core.domain.reproduction_table import REFERENCE, SUBJECT, Line
 
 NOTHING = "\N{EN DASH}"
 """Longer than elsewhere, as Markdown makes a list of a hyphen."""
 DENSE = "Before pruning (16 bit)"
-REFERENCE, SUBJECT = VARIANTS[0], VARIANTS[-1]
-"""Whose training memory the others are held against, and whom the paired test is about."""
 LOSS = "Loss, nats/token"
 SUMMARY = (
     "Row",
@@ -53,67 +49,64 @@ class RatioTable:
     """Whether the best mean accuracy differs from that of every other row."""
 
 
-def table_of(reproduction: Reproduction, ratio: float) -> RatioTable:
-    """Return the rows of a ratio, the dense model first; what is missing is a dash."""
-    found = {name: reproduction.row(ratio, name) for name in VARIANTS}
-    rows = [row for row in found.values() if row is not None]
-    names = task_names(rows, reproduction.dense)
-    best = _best(rows)
-    leaders = {name: _best(rows, name) for name in names}
-    summary = [_dense_summary(reproduction.dense)]
-    tasks = [_task_cells(DENSE, reproduction.dense, {})]
-    for variant, row in found.items():
-        summary.append(_summary(variant, row, found, is_best=variant in best))
-        after = row.recovery.after if row is not None else None
+def tables_of(reproduction: Reproduction) -> tuple[RatioTable, ...]:
+    """Return one table per ratio, the dense model first; what is missing is a dash."""
+    lines = {(line.ratio, line.variant): line for line in reproduction_table.lines(reproduction)}
+    names = reproduction_table.task_names(reproduction)
+    return tuple(
+        _table_of(
+            ratio,
+            [row for row in reproduction.rows if row.ratio == ratio],
+            {name: lines[ratio, name] for name in VARIANTS if (ratio, name) in lines},
+            reproduction.dense,
+            names,
+        )
+        for ratio in reproduction.spec.ratios
+    )
+
+
+def _table_of(
+    ratio: float,
+    rows: Sequence[ReproductionRow],
+    lines: Mapping[str, Line],
+    dense: Metrics | None,
+    names: Sequence[str],
+) -> RatioTable:
+    best, leaders = _best(rows), {name: _best(rows, name) for name in names}
+    summary = [_dense_summary(dense)]
+    tasks = [_task_cells(DENSE, dense, {})]
+    for variant in VARIANTS:
+        line = lines.get(variant)
+        summary.append(_summary(variant, line, is_best=variant in best))
         bold = {name: variant in leaders[name] for name in names}
-        tasks.append(_task_cells(variant, after, bold))
+        tasks.append(_task_cells(variant, line.metrics if line is not None else None, bold))
     return RatioTable(
         ratio=ratio,
-        n_rows=len(rows),
+        n_rows=len(lines),
         summary=_filled(summary, [name for name in SUMMARY if name != LOSS or not names]),
         tasks=_filled(tasks, ("Row", *names)) if names else pd.DataFrame(),
         is_told_apart=bool(best),
     )
 
 
-def task_names(rows: Iterable[ReproductionRow], dense: Metrics | None) -> list[str]:
-    """Return the tasks that any row or the dense model answered, by name."""
-    measured = [row.recovery.after for row in rows] + ([dense] if dense is not None else [])
-    return sorted({name for metrics in measured for name in metrics.tasks})
-
-
-def saved(row: ReproductionRow | None, reference: ReproductionRow | None) -> float | None:
-    """Return which share of the training memory a row saves against a reference; negative where
-    it takes more, None where one of both was not measured.
-    """
-    mine = row.training_bytes if row is not None else None
-    other = reference.training_bytes if reference is not None else None
-    return None if mine is None or not other else 1.0 - mine / other
-
-
-def against(subject: ReproductionRow | None, row: ReproductionRow | None) -> Paired | None:
-    """Return how a row answers against another one on the same items; None where they have none
-    in common, or are the same.
-    """
-    if subject is None or row is None or subject is row:
-        return None
-    return paired(subject.recovery.after, row.recovery.after)
-
-
 def findings(reproduction: Reproduction) -> list[str]:
     """Return in a sentence per ratio what QPruner-3 saves against LLM-Pruner, and at what
     accuracy; ratios that lack one of both are left out.
     """
+    lines = {(line.ratio, line.variant): line for line in reproduction_table.lines(reproduction)}
     said = []
     for ratio in reproduction.spec.ratios:
-        subject, reference = (reproduction.row(ratio, name) for name in (SUBJECT, REFERENCE))
-        if subject is None or reference is None:
-            continue
-        parts = [_memory_words(saved(subject, reference)), _answer_words(subject, reference)]
-        told = "; ".join(part for part in parts if part)
-        if told:
-            said.append(f"Pruned by {wording.percent(ratio, 0)}, {SUBJECT} {told}.")
+        subject, reference = lines.get((ratio, SUBJECT)), lines.get((ratio, REFERENCE))
+        if subject is not None and reference is not None:
+            parts = [_memory_words(subject.saving), _answer_words(subject, reference)]
+            told = "; ".join(part for part in parts if part)
+            said.append(f"Pruned by {ratio_words(ratio)}, {SUBJECT} {told}.")
     return said
+
+
+def ratio_words(ratio: float) -> str:
+    """Return a pruning ratio as percent, without digits that say nothing."""
+    return f"{100.0 * ratio:g} %"
 
 
 def _memory_words(share: float | None) -> str:
@@ -123,11 +116,11 @@ def _memory_words(share: float | None) -> str:
     return f"trains in {wording.percent(abs(share))} {word} memory than {REFERENCE}"
 
 
-def _answer_words(subject: ReproductionRow, reference: ReproductionRow) -> str:
+def _answer_words(subject: Line, reference: Line) -> str:
     """Return how both answer; without tasks, how their losses stand."""
-    test = against(subject, reference)
+    test = reference.difference
     if test is None:
-        change = subject.recovery.after.loss - reference.recovery.after.loss
+        change = subject.metrics.loss - reference.metrics.loss
         word = "higher" if change > 0 else "lower"
         return f"its loss is {wording.nats(abs(change))} per token {word}"
     if not test.differs:
@@ -142,7 +135,7 @@ def training(reproduction: Reproduction) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
-                "Pruned": wording.percent(row.ratio, 0),
+                "Pruned": ratio_words(row.ratio),
                 "Row": row.variant,
                 "Steps": f"{len(row.recovery.losses)} of {row.recovery.spec.steps}",
                 "Loss before": wording.nats(row.recovery.before.loss),
@@ -163,7 +156,7 @@ def training(reproduction: Reproduction) -> pd.DataFrame:
 def remarks(reproduction: Reproduction) -> list[str]:
     """Return what the table and its rows say of themselves, each sentence once."""
     of_rows = {
-        f"{row.variant} at {wording.percent(row.ratio, 0)}": row.recovery.remarks
+        f"{row.variant} at {ratio_words(row.ratio)}": row.recovery.remarks
         for row in reproduction.rows
     }
     told: dict[str, list[str]] = {}
@@ -211,28 +204,20 @@ def _of_task(metrics: Metrics, task: str) -> Metrics:
     )
 
 
-def _summary(
-    variant: str,
-    row: ReproductionRow | None,
-    found: dict[str, ReproductionRow | None],
-    *,
-    is_best: bool,
-) -> dict[str, str]:
+def _summary(variant: str, line: Line | None, *, is_best: bool) -> dict[str, str]:
     """Return one row; only its name where it is not measured yet."""
-    if row is None:
+    if line is None:
         return {"Row": _unbroken(variant)}
-    after, share = row.recovery.after, saved(row, found[REFERENCE])
-    peak = row.training_bytes
-    test = against(found[SUBJECT], row)
+    peak, before = line.training_bytes, line.estimated_training_bytes
     return {
         "Row": _unbroken(variant),
-        "Mean accuracy, %": _bold(_mean(after), is_best),
-        LOSS: f"{after.loss:.3f}",
+        "Mean accuracy, %": _bold(_mean(line.metrics), is_best),
+        LOSS: f"{line.metrics.loss:.3f}",
         "Training memory": _size(peak) if peak is not None else "not counted",
-        "Estimated before": _size(row.recovery.estimated_memory_bytes),
-        "Saved": _share(share, variant),
-        "To run": _size(after.weight_bytes),
-        f"{SUBJECT} against it": NOTHING if test is None else _test(test),
+        "Estimated before": _size(before) if before is not None else NOTHING,
+        "Saved": _share(line.saving),
+        "To run": _size(line.inference_bytes),
+        f"{SUBJECT} against it": _test(line.difference),
     }
 
 
@@ -270,7 +255,9 @@ def _plus_minus(share: float, error: float) -> str:
     return _unbroken(f"{100 * share:.1f} ± {100 * error:.1f}")
 
 
-def _test(test: Paired) -> str:
+def _test(test: Paired | None) -> str:
+    if test is None:
+        return NOTHING
     verdict = "differs" if test.differs else "not told apart"
     p_value = _unbroken(f"(p {_p_value(test.p_value)})")
     return f"{_unbroken(wording.points(test.difference))}, {verdict} {p_value}"
@@ -280,10 +267,8 @@ def _p_value(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"= {value:.3f}" if value < 0.1 else f"= {value:.2f}"
 
 
-def _share(share: float | None, variant: str) -> str:
-    if share is None or variant == REFERENCE:
-        return NOTHING
-    return _unbroken(wording.percent(share))
+def _share(share: float | None) -> str:
+    return NOTHING if share is None else _unbroken(wording.percent(share))
 
 
 def _size(size_bytes: int) -> str:

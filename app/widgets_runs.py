@@ -54,7 +54,9 @@ def start_whole_line(spec: RunSpec) -> None:
 
 
 def new_run(spec: ModelSpec, data: DataSpec, name: str) -> None:
-    """Draw the two ways to start: step by step, or the whole line with the defaults."""
+    """Draw the ways to start: step by step, the whole line with the defaults, or the paper's
+    table.
+    """
     asked = RunSpec(model=spec, data=data, name=name.strip())
     if st.button("Create run", type="primary", help=tip("create_run"), width="stretch"):
         services.model_card(spec)
@@ -64,6 +66,11 @@ def new_run(spec: ModelSpec, data: DataSpec, name: str) -> None:
     if st.button("Run the whole line", help=tip("whole_line"), width="stretch"):
         services.model_card(spec)
         start_whole_line(asked)
+    if st.button("Make the paper's table", help=tip("reproduce"), width="stretch"):
+        services.model_card(spec)
+        record = services.store().create(asked)
+        state.choose_run(record.run_id)
+        st.switch_page(navigation.page("results"), query_params={"run": record.run_id})
 
 
 def model_card(spec: ModelSpec) -> None:

@@ -111,7 +111,7 @@ def progress_bar(job: Job) -> None:
     if told is None:
         st.progress(0.0, text="Starts")
         return
-    left = _time_left(job, told)
+    left = time_left(job, told)
     step = wording.STEP_TITLES.get(told.step, told.step)
     # Layer by layer one job makes several passes; a comparison counts its rows.
     counted = {"compare": doing, "trials": doing, "reproduce": doing}
@@ -126,7 +126,7 @@ def progress_bar(job: Job) -> None:
     st.progress(share, text=" · ".join(word for word in words if word))
 
 
-def _time_left(job: Job, told: Progress) -> str:
+def time_left(job: Job, told: Progress) -> str:
     """Return how long a job takes yet, as it says itself where its pieces take unequally long,
     else by the pace of its newest ones; empty while that is not known.
     """

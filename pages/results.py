@@ -10,6 +10,7 @@ from app import (
     widgets_filters,
     widgets_findings,
     widgets_plan_editor,
+    widgets_reproduction,
     widgets_results,
     widgets_standing,
 )
@@ -20,11 +21,14 @@ record = state.require_run()
 job = widgets_standing.status(record, "search")
 widgets_standing.failed_beside(record, "measure")
 
-records = widgets_results.runs_field(record, services.store().list())
+known = services.store().list()
+records = widgets_results.runs_field(record, known)
 clouds = {each.run_id: widgets_results.cloud_of(each) for each in records}
 found = Cloud.joined(list(clouds.values()))
 if not found.has_plan.any():
-    st.info("Nothing has been measured in these runs yet. Start a search on the Search page.")
+    if record.reproduction is None:
+        st.info("Nothing has been measured in these runs yet. Start a search on the Search page.")
+    widgets_reproduction.panel(record, known, busy=job is not None)
     st.stop()
 
 widgets_findings.remarks(records)
@@ -46,3 +50,4 @@ if record.search is not None and first.run_id == record.run_id:
 widgets_findings.hypervolume(clouds, records, weighed)
 widgets_results.all_plans(found, weighed[0], records)
 widgets_results.dashboard_link(record)
+widgets_reproduction.panel(record, known, busy=job is not None)

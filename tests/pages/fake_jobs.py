@@ -8,6 +8,7 @@ from dataclasses import replace
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.progress import Progress
 from qpruner_core.domain.record import Trial
+from qpruner_core.domain.reproduction import ReproductionSpec
 from qpruner_core.domain.spec import PruningSpec, RunSpec
 from qpruner_core.jobs import Job, SearchWorker, WorkerInfo
 
@@ -59,6 +60,10 @@ class FakeJobs:
     def start_measure(self, run_id: str, plan: PrecisionPlan) -> str:
         self.asked.append(("measure", (run_id, plan)))
         return self.add(run_id, "queued", (), kind="measure").job_id
+
+    def start_reproduce(self, run_id: str, spec: ReproductionSpec) -> str:
+        self.asked.append(("reproduce", (run_id, spec)))
+        return self.add(run_id, "queued", (), kind="reproduce").job_id
 
     def start_generate(self, run_id: str, prompt: str, trial: int) -> str:
         self.asked.append(("generate", (run_id, prompt, trial)))
