@@ -73,6 +73,7 @@ class Line:
         self._searching: Searching | None = None
         self._search_key: object = None
         self._search_seconds = 0.0
+        self._will_train = False
 
     @property
     def materials(self) -> Materials:
@@ -95,6 +96,7 @@ class Line:
         first = min(STEPS.index(step) for step in steps)
         spec = merged(self.record().spec, spec, first)
         check_feasible(self.record(), spec, steps)
+        self._will_train = "recover" in steps and spec.recovery.steps > 0
         emptied: dict[str, Any] = dict.fromkeys(STEPS[first:])
         if first <= STEPS.index("score"):
             emptied["comparison"] = None
@@ -141,6 +143,9 @@ class Line:
     def _load(self) -> ModelCard:
         card = inspect_model(self.record().spec.model)
         self._materials.dense()
+        if self._will_train:
+            # Text that fills no row is refused now, not after the search.
+            self._materials.training(self.record().spec.recovery)
         return card
 
     def _score(self) -> ImportanceOutcome:

@@ -265,3 +265,30 @@ def test_a_baseline_that_cannot_be_measured_does_not_end_the_search(store, spec,
     line.run("search")
     failed = [t for t in line.record().search.baselines if t.state == "failed"]
     assert [(t.name, t.reason) for t in failed] == [("QPruner-1", "The loss is nan.")]
+
+
+def test_a_training_text_that_fills_no_row_is_refused_before_anything_is_computed(store, spec):
+    recovery = replace(spec.recovery, steps=2, sequence_length=256)
+    short = Path(spec.data.training).parent / "short.txt"
+    short.write_text("ba ca da")
+    spec = replace(spec, recovery=replace(recovery, training=str(short)))
+    line = start(store, spec)
+    line.begin(spec, STEPS)
+    with pytest.raises(BadInputError, match="one sequence takes 256"):
+        line.run("load")
+    line.begin(spec, STEPS[:2])
+    line.run("load")
+    assert line.record().load is not None
+
+
+def test_what_recovery_cannot_read_or_may_not_is_refused_at_the_beginning(store, spec, tmp_path):
+    line = start(store, spec)
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"instruction": "a", "output": "b"}\n{"instruction": "a"}\n')
+    for training, found in ((str(bad), r"bad\.jsonl:2"), (spec.data.heldout, "held-out text")):
+        asked = replace(spec, recovery=replace(spec.recovery, steps=2, training=training))
+        with pytest.raises(BadInputError, match=found):
+            line.begin(asked, STEPS)
+        line.begin(asked, STEPS[:4])
+        with pytest.raises(BadInputError, match=found):
+            line.begin(replace(asked, search=replace(asked.search, recover_steps=1)), STEPS[:6])
