@@ -1,26 +1,15 @@
 """SIGKILL of the worker amid a study: it goes on by itself, nothing is lost or doubled."""
 
-import os
-import signal
-import sys
-from pathlib import Path
-from threading import Event as Flag
-from time import monotonic
-
 import pytest
+from kept_worker import Site
 
-from app.launch import Patience, WorkerKeeper
 from qpruner_core.domain.record import STEPS
 from qpruner_core.domain.spec import ImportanceSpec, ModelSpec, PruningSpec, RunSpec, SearchSpec
-from qpruner_core.jobs import Jobs
 from qpruner_core.search.reading import TrialReader
-from qpruner_core.store.records import RunStore
 
 N_TRIALS = 14
 KILL_AFTER = (2, 7)
 """Finished trials after which the worker is killed; the next kill waits for its own number."""
-ENDED = ("done", "failed", "cancelled")
-PATIENCE_SECONDS = 240.0
 
 pytestmark = pytest.mark.slow
 
@@ -45,45 +34,18 @@ def spec(tiny_config, request):
     )
 
 
-class Site:
-    """A home folder with a real worker that is started again whenever it dies."""
+def finished(site, run_id):
+    """Return number -> metrics of the trials that the storage holds as complete."""
+    told = [event.progress.message for event in site.store.events(run_id)]
+    if not any(words.startswith("trial") for words in told):
+        return {}
+    name = site.store.read(run_id).study_name
+    trials = TrialReader(site.store.study_url(), name).read()
+    return {trial.number: trial.metrics for trial in trials if trial.state == "complete"}
 
-    def __init__(self, home: Path) -> None:
-        self.store, self.jobs = RunStore(home), Jobs(home)
-        command = (sys.executable, "-m", "qpruner_core.worker", "--device", "cpu")
-        environment = {"QPRUNER_HOME": str(home), "OMP_NUM_THREADS": "1"}
-        patience = Patience(first_pause=0.1, quick_deaths=99)
-        self._keeper = WorkerKeeper(command, environment, patience)
 
-    def until(self, holds, what):
-        """Look after the worker until something holds; return what it said."""
-        limit = monotonic() + PATIENCE_SECONDS
-        while not (found := holds()):
-            assert monotonic() < limit, f"waited too long for {what}"
-            self._keeper.look()
-            Flag().wait(0.02)
-        return found
-
-    def finished(self, run_id):
-        """Return number -> metrics of the trials that the storage holds as complete."""
-        told = [event.progress.message for event in self.store.events(run_id)]
-        if not any(words.startswith("trial") for words in told):
-            return {}
-        name = self.store.read(run_id).study_name
-        trials = TrialReader(self.store.study_url(), name).read()
-        return {trial.number: trial.metrics for trial in trials if trial.state == "complete"}
-
-    def search_is_past(self, run_id, n_trials):
-        return lambda: (found := self.finished(run_id)) and len(found) > n_trials and found
-
-    def kill_worker(self):
-        worker = self.jobs.workers()[0]
-        os.kill(worker.pid, signal.SIGKILL)
-        return worker.pid
-
-    def close(self):
-        self._keeper.stop()
-        self.jobs.close()
+def search_is_past(site, run_id, n_trials):
+    return lambda: (found := finished(site, run_id)) and len(found) > n_trials and found
 
 
 @pytest.fixture
@@ -98,11 +60,11 @@ def test_a_study_whose_worker_is_killed_again_and_again_equals_one_left_in_peace
     job_id = site.jobs.start_line(run_id, STEPS[:6], spec)
     known, killed = {}, set()
     for n_trials in KILL_AFTER:
-        found = site.until(site.search_is_past(run_id, n_trials), f"more than {n_trials} trials")
+        found = site.until(search_is_past(site, run_id, n_trials), f"more than {n_trials} trials")
         killed.add(site.kill_worker())
         assert {number: found[number] for number in known} == known
-        known = site.finished(run_id)
-    job = site.until(lambda: (j := site.jobs.get(job_id)).status in ENDED and j, "the job")
+        known = finished(site, run_id)
+    job = site.ended(job_id)
     assert (job.status, job.error) == ("done", "")
     assert len(killed) == len(KILL_AFTER)
     assert site.jobs.workers()[0].pid not in killed
@@ -112,8 +74,8 @@ def test_a_study_whose_worker_is_killed_again_and_again_equals_one_left_in_peace
     assert {trial.state for trial in search.trials} == {"complete"}
     assert len({trial.plan.key for trial in search.trials}) == N_TRIALS
     assert len({trial.name for trial in search.baselines}) == len(search.baselines)
-    assert site.finished(run_id).keys() == set(range(N_TRIALS))
-    after = site.finished(run_id)
+    assert finished(site, run_id).keys() == set(range(N_TRIALS))
+    after = finished(site, run_id)
     assert {number: after[number] for number in known} == known
 
     peaceful = site.store.create(spec).run_id
