@@ -74,7 +74,7 @@ def run_queued(
             f"those that are there. 'qpruner worker' starts one more. Ctrl-C leaves the search on "
             f"the queue.\n"
         )
-    job = _follow(jobs, store, job_id, show)
+    job = follow(jobs, store, job_id, show)
     if job.status == "failed":
         raise QPrunerError(job.error)
     if job.status == "cancelled":
@@ -93,7 +93,8 @@ def _paused_words(jobs: Jobs, run_id: str) -> str:
     )
 
 
-def _follow(jobs: Jobs, store: RunStore, job_id: str, show: Callable[[Progress], None]) -> Job:
+def follow(jobs: Jobs, store: RunStore, job_id: str, show: Callable[[Progress], None]) -> Job:
+    """Show what a job reports from now on until it neither waits nor runs; return it."""
     from qpruner_core.jobs import is_under_way  # noqa: PLC0415 - as above
 
     run_id = jobs.get(job_id).run_id

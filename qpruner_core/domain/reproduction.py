@@ -22,7 +22,7 @@ VARIANTS = ("LLM-Pruner (16 bit)", "QPruner-1", "QPruner-2", "QPruner-3")
 SMALL_MODEL_BYTES = 100 * 10**6
 """Dense 16-bit bytes below which a model is trained with `SMALL_RECOVERY`."""
 SMALL_RECOVERY = RecoverySpec(
-    steps=150,
+    steps=120,
     rank=4,
     alpha=8.0,
     dropout=0.05,
@@ -37,7 +37,7 @@ SMALL_RECOVERY = RecoverySpec(
 """The paper's settings scaled down for models such as the demo: the scaling alpha / rank of 2 and
 the dropout are the paper's, and micro-batches, checkpointing and 8-bit moments keep the training
 memory mostly weights, as it is for a large model."""
-TRIAL_SHARE = 8
+TRIAL_SHARE = 20
 """In the setting ``paper`` a trial is recovered for one in so many of a row's steps."""
 
 
@@ -60,7 +60,7 @@ def usual_recovery(dense_bytes: int) -> RecoverySpec:
 
 def usual_recover_steps(setting: str, recovery: RecoverySpec) -> int:
     """Return how long each trial is recovered unless a person says otherwise: in the paper's
-    setting an eighth of a row's steps, at least one, and not at all in the other two.
+    setting a twentieth of a row's steps, at least one, and not at all in the other two.
     """
     if setting != "paper" or recovery.steps == 0:
         return 0

@@ -17,6 +17,7 @@ from typing import Protocol
 
 from qpruner_core import __version__
 from qpruner_core.catalog import check_recovery
+from qpruner_core.data.tasks import read_tasks
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.progress import OnProgress, Progress
 from qpruner_core.domain.record import ModelCard, RunRecord, Trial
@@ -114,12 +115,14 @@ class Reproducing:
         What can be refused without computing is refused here.
 
         Raises:
-            QPrunerError: A name or a ratio that cannot work for this model.
+            QPrunerError: A name, a task or a ratio that cannot work for this model.
         """
         record = self._store.read(self._run_id)
         if record.reproduction is not None and record.reproduction.spec == spec:
             return
         check_recovery(spec.recovery)
+        data = record.spec.data
+        read_tasks(data.tasks, 1, names=data.task_names)
         card = record.load or inspect_model(record.spec.model)
         for ratio in spec.ratios:
             _check_ratio(record, spec, card, ratio)

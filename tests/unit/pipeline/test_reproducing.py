@@ -26,7 +26,7 @@ RECOVERY = RecoverySpec(
     initialization="loftq",
 )
 SPEC = ReproductionSpec(
-    ratios=(0.2, 0.4), recovery=RECOVERY, n_trials=3, n_startup=2, recover_steps=0
+    ratios=(0.2, 0.4), recovery=RECOVERY, n_trials=3, n_startup=2, recover_steps=1
 )
 
 
