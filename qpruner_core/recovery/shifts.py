@@ -4,6 +4,7 @@ packed weights of what was left.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 
 from qpruner_core.errors import NotReadyError
 from qpruner_core.models.tensor_file import write_tensors
+from qpruner_core.recovery.adapter import full_disk_as_sentence
 from qpruner_core.recovery.initialization import Factors
 
 SHIFT = "shift.safetensors"
@@ -24,6 +26,9 @@ def save_shift(shifts: Mapping[str, Factors], folder: Path) -> str:
     Args:
         shifts: Linear name -> factors, on the host.
         folder: The adapter's folder, which is there.
+
+    Raises:
+        StorageFullError: The disk does not hold them.
     """
     path = folder / SHIFT
     if not shifts:
@@ -31,7 +36,13 @@ def save_shift(shifts: Mapping[str, Factors], folder: Path) -> str:
         return ""
     tensors = {name + _A: factors.a.contiguous() for name, factors in shifts.items()}
     tensors |= {name + _B: factors.b.contiguous() for name, factors in shifts.items()}
-    write_tensors(tensors, path)
+    partial = folder / f".{SHIFT}.partial.safetensors"
+    try:
+        with full_disk_as_sentence("shift of the weights", folder):
+            write_tensors(tensors, partial)
+            os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
     return str(path)
 
 
