@@ -35,8 +35,6 @@ class Proposal:
     """Number of the trial in the study; -1 when there is nothing to measure."""
     plan: PrecisionPlan
     """The plan of that trial; it names no Linear when there is nothing to measure."""
-    done: bool = False
-    """The trial is complete or has failed already; there is nothing to measure."""
     exhausted: bool = False
     """All trials are taken, or every plan of the space has been tried."""
 
@@ -121,23 +119,6 @@ class Study:
         """Give the connections to the storage back; the study itself stays."""
         self._storage.remove_session()
         self._storage.engine.dispose()
-
-    def propose(self, slot: int) -> Proposal:
-        """Return the trial of that number, made now if it is the next: the same for the same slot.
-
-        Args:
-            slot: Number of a trial, >= 0.
-        """
-        if slot < 0:
-            raise ValueError(f"slots count from 0, got {slot}")
-        with self._turn.taken():
-            trials = self._stored()
-            trial = next((t for t in trials if t.user_attrs[rows.SLOT] == slot), None)
-            if trial is None:
-                return self._new(slot, trials, "") or NOTHING
-            if trial.state == TrialState.RUNNING and rows.METRICS in trial.user_attrs:
-                self._finish(trial)  # measured, but its worker died before it could say so
-        return self._proposal(trial)
 
     def claim(
         self, owner: str, n_trials: int, is_gone: Callable[[str], bool] = _never
@@ -247,11 +228,7 @@ class Study:
         return self._stored_space.plan(attributes[rows.PLAN], attributes.get(rows.LEVELS, ""))
 
     def _proposal(self, trial: FrozenTrial) -> Proposal:
-        return Proposal(
-            number=trial.number,
-            plan=self._plan(trial),
-            done=trial.state.is_finished() or rows.METRICS in trial.user_attrs,
-        )
+        return Proposal(number=trial.number, plan=self._plan(trial))
 
     def _new(self, slot: int, trials: Sequence[FrozenTrial], owner: str) -> Proposal | None:
         """Ask for a plan and create its running trial; None when every plan has been tried."""
@@ -268,9 +245,8 @@ class Study:
             rows.SLOT: slot,
             rows.PLAN: rows.plan_to_text(self._space, plan),
             rows.ORIGIN: wish.origin,
+            rows.OWNER: owner,
         }
-        if owner:
-            attributes[rows.OWNER] = owner
         if plan.levels:
             attributes[rows.LEVELS] = ",".join(map(str, plan.levels))
         self._study.add_trial(

@@ -50,10 +50,10 @@ def test_a_database_whose_tables_are_still_being_made_is_empty(open_study, stora
 def test_readers_see_what_the_study_says_in_every_state(open_study, storage, make_space, measure):
     space = make_space()
     with open_study() as study:
-        first, second = study.propose(0), study.propose(1)
+        first, second = study.claim("one", 9), study.claim("two", 9)
         study.record(first.number, measure(space, first.plan))
         study.fail(second.number, "out of memory, 'quoted' and\nbroken")
-        study.propose(2)
+        study.claim("one", 9)
         assert TrialReader(storage, "s").read() == TrialReader(f"sqlite:///{storage}", "s").read()
         assert TrialReader(storage, "s").read() == study.trials()
         assert [trial.state for trial in study.trials()] == ["complete", "failed", "running"]
@@ -66,15 +66,15 @@ def test_a_kept_reader_follows_the_study_and_notices_a_new_one(
     space, reader = make_space(), TrialReader(storage, "s")
     assert reader.read() == ()
     with open_study() as study:
-        for slot in range(3):
-            proposal = study.propose(slot)
+        for _ in range(3):
+            proposal = study.claim("one", 9)
             assert reader.read() == study.trials()
             study.record(proposal.number, measure(space, proposal.plan))
             assert reader.read() == study.trials()
         optuna.delete_study(study_name="s", storage=study._storage)
     assert reader.read() == ()
     with open_study() as study:
-        study.propose(0)
+        study.claim("one", 9)
         assert reader.read() == study.trials()
 
 
@@ -96,7 +96,7 @@ def test_ten_thousand_trials_are_read_within_the_time_of_a_rerun(
 ):
     space = make_space()
     with open_study() as study:
-        proposal = study.propose(0)
+        proposal = study.claim("one", 9)
         study.record(proposal.number, measure(space, proposal.plan))
     with closing(sqlite3.connect(storage)) as database:
         database.execute(

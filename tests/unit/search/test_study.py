@@ -34,11 +34,19 @@ def _spec(**changes):
     return SearchSpec(**{"strategy": "random", "n_trials": 8, **changes})
 
 
-def _run(study, space, measure, slots):
-    """Fill slots and return the keys of the plans in the order they were measured."""
+N_ENOUGH = 99
+"""Trials that no study here comes to."""
+
+
+def _claim(study, owner="me"):
+    return study.claim(owner, N_ENOUGH)
+
+
+def _run(study, space, measure, n_more):
+    """Measure so many trials and return the keys of their plans in the order of measuring."""
     keys = []
-    for slot in slots:
-        proposal = study.propose(slot)
+    for _ in range(n_more):
+        proposal = _claim(study)
         if proposal.exhausted:
             break
         study.record(proposal.number, measure(space, proposal.plan))
@@ -57,7 +65,7 @@ def test_every_strategy_measures_new_plans_and_the_same_seed_gives_the_same_tria
 
     def run(name):
         with Study.open(str(tmp_path / name), "s", space, spec, budget, known) as study:
-            return _run(study, space, measure, range(9))
+            return _run(study, space, measure, 9)
 
     first = run("a.db")
     assert first == run("b.db")
@@ -69,30 +77,29 @@ def test_resuming_in_the_middle_gives_the_trials_of_an_uninterrupted_study(
 ):
     space, spec = make_space(), _spec(strategy="nsga2", options={"population_size": 3})
     with Study.open(str(tmp_path / "whole.db"), "s", space, spec, budget) as study:
-        whole = _run(study, space, measure, range(8))
+        whole = _run(study, space, measure, 8)
     pieces = []
-    for slot in range(8):
+    for _ in range(8):
         with Study.open(str(tmp_path / "pieces.db"), "s", space, spec, budget) as study:
-            pieces += _run(study, space, measure, [slot])
+            pieces += _run(study, space, measure, 1)
     assert pieces == whole
 
 
-def test_a_slot_left_running_by_a_dead_worker_goes_on_with_the_same_trial(
+def test_a_trial_left_running_by_a_worker_that_starts_again_is_its_next_one(
     make_space, measure, budget, storage
 ):
     space = make_space()
     abandoned = Study.open(storage, "s", space, _spec(), budget)
-    _run(abandoned, space, measure, [0])
-    lost = abandoned.propose(1)
+    _run(abandoned, space, measure, 1)
+    lost = _claim(abandoned)
     abandoned.close()
 
     with Study.open(storage, "s", space, _spec(), budget) as study:
-        again = study.propose(1)
-        assert (again.number, again.plan, again.done) == (lost.number, lost.plan, False)
+        again = _claim(study)
+        assert again == lost
         study.record(again.number, measure(space, again.plan))
-        assert study.propose(1).done
-        assert study.propose(0).done
         assert [trial.state for trial in study.trials()] == ["complete", "complete"]
+        assert _claim(study).number == 2
 
 
 def test_a_measurement_written_just_before_the_worker_died_is_not_lost(
@@ -100,7 +107,7 @@ def test_a_measurement_written_just_before_the_worker_died_is_not_lost(
 ):
     space = make_space()
     study = Study.open(storage, "s", space, _spec(), budget)
-    proposal = study.propose(0)
+    proposal = _claim(study)
     metrics = measure(space, proposal.plan)
     raw = optuna.load_study(study_name="s", storage=study._storage)
     handle = optuna.trial.Trial(raw, raw.trials[proposal.number]._trial_id)
@@ -108,15 +115,15 @@ def test_a_measurement_written_just_before_the_worker_died_is_not_lost(
     study.close()
 
     with Study.open(storage, "s", space, _spec(), budget) as reopened:
-        assert reopened.propose(0).done
-        (trial,) = reopened.trials()
+        assert _claim(reopened).number == 1
+        trial, _ = reopened.trials()
         assert (trial.state, trial.metrics) == ("complete", metrics)
 
 
 def test_recording_twice_changes_nothing(make_space, measure, budget, storage):
     space = make_space()
     with Study.open(storage, "s", space, _spec(), budget) as study:
-        proposal = study.propose(0)
+        proposal = _claim(study)
         metrics = measure(space, proposal.plan)
         study.record(proposal.number, metrics)
         study.record(proposal.number, measure(space, space.decode((0,) * 6)))
@@ -125,20 +132,20 @@ def test_recording_twice_changes_nothing(make_space, measure, budget, storage):
         assert (trial.state, trial.metrics, trial.reason) == ("complete", metrics, "")
 
 
-def test_a_failure_keeps_its_reason_closes_its_slot_and_is_not_proposed_again(
+def test_a_failure_keeps_its_reason_ends_its_trial_and_is_not_proposed_again(
     make_space, budget, storage
 ):
     space = make_space(1)
     with Study.open(storage, "s", space, _spec(), dense_bytes(space.layout)) as study:
         keys = []
-        for slot in range(3):
-            proposal = study.propose(slot)
-            study.fail(proposal.number, f"loss of slot {slot} is not finite")
+        for number in range(3):
+            proposal = _claim(study)
+            assert proposal.number == number
+            study.fail(proposal.number, f"loss of trial {number} is not finite")
             keys.append(proposal.plan.key)
-            assert study.propose(slot).done
         assert len(set(keys)) == 3
         assert [(t.state, t.metrics) for t in study.trials()] == [("failed", None)] * 3
-        assert study.trials()[1].reason == "loss of slot 1 is not finite"
+        assert study.trials()[1].reason == "loss of trial 1 is not finite"
 
 
 def test_two_workers_on_one_file_never_propose_the_same_plan(make_space, measure, budget, storage):
@@ -146,8 +153,8 @@ def test_two_workers_on_one_file_never_propose_the_same_plan(make_space, measure
     first = Study.open(storage, "s", space, _spec(), budget)
     second = Study.open(storage, "s", space, _spec(), budget)
     keys = []
-    for slot in range(0, 8, 2):
-        one, two = first.propose(slot), second.propose(slot + 1)
+    for _ in range(4):
+        one, two = _claim(first, "one"), _claim(second, "two")
         first.record(one.number, measure(space, one.plan))
         second.record(two.number, measure(space, two.plan))
         keys += [one.plan.key, two.plan.key]
@@ -157,24 +164,26 @@ def test_two_workers_on_one_file_never_propose_the_same_plan(make_space, measure
     second.close()
 
 
-def test_two_workers_at_the_very_same_time_share_slots_and_plans_out(make_space, budget, storage):
+def test_two_workers_at_the_very_same_time_share_trials_and_plans_out(
+    make_space, measure, budget, storage
+):
     space = make_space(2)
     start, found = threading.Barrier(2), []
 
-    def work(slots):
+    def work(owner):
         with Study.open(storage, "s", space, _spec(), budget) as study:
             start.wait()
-            found.extend((slot, study.propose(slot)) for slot in slots)
+            while not (proposal := study.claim(owner, 7)).exhausted:
+                study.record(proposal.number, measure(space, proposal.plan))
+                found.append(proposal)
 
-    threads = [threading.Thread(target=work, args=(range(n, n + 5),)) for n in (0, 2)]
+    threads = [threading.Thread(target=work, args=(name,)) for name in ("one", "two")]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    by_slot = {slot: proposal.plan.key for slot, proposal in found}
-    assert len(found) == 10
-    assert len(by_slot) == len(set(by_slot.values())) == 7
-    assert all(by_slot[slot] == proposal.plan.key for slot, proposal in found)
+    assert sorted(proposal.number for proposal in found) == list(range(7))
+    assert len({proposal.plan.key for proposal in found}) == 7
 
 
 @pytest.mark.parametrize("strategy", ["gp", "tpe", "nsga2", "random"])
@@ -187,10 +196,10 @@ def test_a_small_space_is_measured_to_the_last_plan_and_then_said_to_be_exhauste
     everything = dense_bytes(space.layout)
     measured = {known.key: measure(space, known)}
     with Study.open(storage, "s", space, spec, everything, Known(measured=measured)) as study:
-        keys = _run(study, space, measure, range(20))
+        keys = _run(study, space, measure, 20)
         assert len(keys) == len(set(keys)) == space.size - 1
         assert known.key not in keys
-        last = study.propose(12)
+        last = _claim(study)
         assert (last.exhausted, last.number) == (True, -1)
         assert len(study.trials()) == 8
 
@@ -211,7 +220,7 @@ def test_a_seeded_strategy_measures_the_predicted_front_from_the_budget_down_fir
         budget,
         Known(sensitivities=sensitivities(space), measured={known.key: measure(space, known)}),
     ) as study:
-        keys = _run(study, space, measure, range(6))
+        keys = _run(study, space, measure, 6)
     on_front = [point.plan.key for point in below]
     assert keys[0] == on_front[0]  # the best under the budget is known, the smallest is next
     assert set(keys) <= set(on_front)
@@ -224,7 +233,7 @@ def test_baselines_outside_the_space_are_taken_without_complaint(
     bf16 = PrecisionPlan.uniform(space.layout, "bf16")
     measured = {bf16.key: measure(wide, bf16)}
     with Study.open(storage, "s", space, _spec(), budget, Known(measured=measured)) as study:
-        assert study.propose(0).plan in space
+        assert _claim(study).plan in space
 
 
 @pytest.mark.parametrize("objective", ["loss", "accuracy"])
@@ -233,7 +242,7 @@ def test_optuna_sees_two_objectives_and_the_budget_as_a_constraint(
 ):
     space = make_space()
     with Study.open(storage, "s", space, _spec(objective=objective), budget) as study:
-        _run(study, space, measure, range(6))
+        _run(study, space, measure, 6)
         trials = study.trials()
     stored = optuna.load_study(study_name="s", storage=f"sqlite:///{storage}")
     quality = {"loss": "MINIMIZE", "accuracy": "MAXIMIZE"}[objective]
@@ -265,9 +274,9 @@ def test_trials_may_be_added_and_the_strategy_changed_in_a_stored_study(
 ):
     space = make_space()
     with Study.open(storage, "s", space, _spec(n_trials=3), budget) as study:
-        _run(study, space, measure, range(3))
+        _run(study, space, measure, 3)
     with Study.open(storage, "s", space, _spec(strategy="tpe", n_trials=5), budget) as study:
-        _run(study, space, measure, range(5))
+        _run(study, space, measure, 2)
         assert [trial.number for trial in study.trials()] == [0, 1, 2, 3, 4]
 
 
@@ -282,20 +291,18 @@ def test_bad_requests_are_refused_before_anything_is_stored(make_space, budget, 
     assert not (tmp_path / "none.db").exists()
 
 
-def test_unknown_numbers_and_negative_slots_are_bugs_and_raise(
-    make_space, measure, budget, storage
-):
+def test_unknown_numbers_are_bugs_and_raise(make_space, measure, budget, storage):
     space = make_space()
-    with Study.open(storage, "s", space, _spec(), budget) as study:
-        with pytest.raises(ValueError, match="slots count from 0"):
-            study.propose(-1)
-        with pytest.raises(ValueError, match="number 5"):
-            study.record(5, measure(space, space.decode((0,) * 6)))
+    with (
+        Study.open(storage, "s", space, _spec(), budget) as study,
+        pytest.raises(ValueError, match="number 5"),
+    ):
+        study.record(5, measure(space, space.decode((0,) * 6)))
 
 
 def test_two_studies_live_side_by_side_in_one_file(make_space, measure, budget, storage):
     space = make_space()
     for name in ("a", "b"):
         with Study.open(storage, name, space, _spec(), budget) as study:
-            _run(study, space, measure, range(2))
+            _run(study, space, measure, 2)
     assert len(TrialReader(storage, "a").read()) == len(TrialReader(storage, "b").read()) == 2
