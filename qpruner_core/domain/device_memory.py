@@ -94,7 +94,8 @@ class TrainingBytes:
     """What the layers keep for the backward pass."""
     logits: int
     """Logits in the compute dtype, their log-probabilities in float32, and the gradient of
-    those."""
+    those; with gradient checkpointing, by how much these and what is kept beside them exceed
+    ``activations``, as the two are never there at the same time."""
     workspace: int
     """The largest weight, dequantised while it is used."""
 
@@ -160,15 +161,20 @@ def training_bytes_estimate(
 
     and at the end 4 H for the last norm and V (c + 4 + 4) for the logits. Families without a
     gate or with fused projections keep other multiples, `_KEPT_OUTPUTS`; the model's own dropout
-    and norms beyond two a layer are left out. With gradient checkpointing, all layers keep c H
-    and the largest alone keeps what stands above; logits are taken `LOGITS_AT_ONCE` entries at a
-    time, from c H of final states. A test compares this with what the graph really keeps.
+    and norms beyond two a layer are left out. A test compares this with what the graph really
+    keeps.
+
+    With gradient checkpointing a layer keeps c H, and what stands above only while it is computed
+    again, when the layers behind it have let go of theirs: the largest such moment counts. Logits
+    are taken `LOGITS_AT_ONCE` entries at a time, when all layers keep c H and the final states
+    beside them.
     """
+    activations, logits = _activations_and_logits(layout, load)
     return TrainingBytes(
         weights=plan_bytes(layout, plan, formats),
         adapter=sum(_adapter_bytes(linear, load) for linear in layout.linears),
-        activations=load.tokens * _kept_per_token(layout, load),
-        logits=_logits_at_once(layout, load) * (load.compute_bytes + 4 + 4),
+        activations=activations,
+        logits=logits,
         workspace=_dequantised(layout, load.compute_bytes),
     )
 
@@ -186,27 +192,32 @@ def _state_bytes(n_entries: int, state_bytes: float) -> int:
     return int(state_bytes * n_entries) + 2 * 4 * -(-n_entries // _BLOCK)
 
 
-def _kept_per_token(layout: ModelLayout, load: TrainingLoad) -> int:
-    """Return what all layers and the last norm keep for one token."""
-    # What lies below the first adapter needs no gradient.
-    first = min((x.layer for x in layout.linears if load.rank_of(x)), default=0)
-    layers = {index: 8 * layout.hidden_size for index in range(first, layout.n_layers)}
-    for linear in layout.linears:
-        if linear.layer >= first:
-            layers[linear.layer] += _kept_bytes(linear, load)
-    last_norm = 4 * layout.hidden_size
+def _activations_and_logits(layout: ModelLayout, load: TrainingLoad) -> tuple[int, int]:
+    layers, last_norm = _kept_by_layer(layout, load), 4 * layout.hidden_size
+    all_logits = load.tokens * layout.vocab_size
+    per_logit = load.compute_bytes + 4 + 4
     if not load.checkpointing:
-        return sum(layers.values()) + last_norm
+        return load.tokens * (sum(layers) + last_norm), all_logits * per_logit
     entering = load.compute_bytes * layout.hidden_size
     # In float32 the first norm of a layer reads the very tensor that enters it.
     shared = entering if load.compute_bytes >= 4 else 0
-    return entering * (len(layers) + 1) + max(layers.values()) - shared + last_norm
+    largest = max(entering * n + kept - shared for n, kept in enumerate(layers, 1))
+    at_the_head = load.tokens * (entering * (len(layers) + 1) + last_norm)
+    at_once = min(all_logits, max(layout.vocab_size, LOGITS_AT_ONCE)) * per_logit
+    activations = load.tokens * largest
+    return activations, max(0, at_the_head + at_once - activations)
 
 
-def _logits_at_once(layout: ModelLayout, load: TrainingLoad) -> int:
-    """Return the entries of the logits that are held at a time."""
-    entries = load.tokens * layout.vocab_size
-    return min(entries, max(layout.vocab_size, LOGITS_AT_ONCE)) if load.checkpointing else entries
+def _kept_by_layer(layout: ModelLayout, load: TrainingLoad) -> list[int]:
+    """Return what every layer keeps for one token, from the first with an adapter: what lies below
+    that needs no gradient.
+    """
+    first = min((x.layer for x in layout.linears if load.rank_of(x)), default=0)
+    layers = [2 * 4 * layout.hidden_size] * (layout.n_layers - first)
+    for linear in layout.linears:
+        if linear.layer >= first:
+            layers[linear.layer - first] += _kept_bytes(linear, load)
+    return layers
 
 
 _KEPT_OUTPUTS: Mapping[str, float] = {

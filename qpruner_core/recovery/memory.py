@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
+from weakref import ref
 
 import torch
 from torch import nn
@@ -27,6 +29,17 @@ def estimated_bytes(
     return training_bytes_estimate(layout, plan, precision_formats(), load).total
 
 
+class _Kept(NamedTuple):
+    """A tensor that autograd keeps until its gradient has been passed on."""
+
+    place: int
+    """Where its storage begins; views share one."""
+    size: int
+    """Of the storage; bytes."""
+    tensor: ref[torch.Tensor]
+    """Dead when autograd has let go of it."""
+
+
 @dataclass(slots=True, eq=False)
 class PeakMemory:
     """Largest memory of training, frozen weights included.
@@ -45,7 +58,7 @@ class PeakMemory:
     optimizer: torch.optim.Optimizer | None = None
     """Whose state is counted."""
     _weights: Mapping[int, int] = field(init=False)
-    _kept: dict[int, int] = field(init=False, default_factory=dict)
+    _kept: list[_Kept] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         model = self.model
@@ -64,16 +77,14 @@ class PeakMemory:
         self._count(self._kept)
 
     @contextmanager
-    def recomputing(self, entered: torch.Tensor) -> Iterator[None]:
-        """Watch a piece being computed again, from what was kept for it and now is let go."""
+    def recomputing(self) -> Iterator[None]:
+        """Watch a piece being computed again beside what is still kept by then."""
         if self._on_card:
             yield
             return
         with _watched() as again:
             yield
-        self._count(self._kept | again)
-        for key in _storages((entered,)):
-            self._kept.pop(key, None)
+        self._count((*self._kept, *again))
 
     @property
     def peak_bytes(self) -> int:
@@ -82,9 +93,10 @@ class PeakMemory:
             return self.highest
         return max(self.highest, int(torch.cuda.max_memory_allocated(self._device)))
 
-    def _count(self, kept: Mapping[int, int]) -> None:
+    def _count(self, kept: Iterable[_Kept]) -> None:
         gradients = (p.grad for p in self.model.parameters() if p.grad is not None)
-        held = {**self._weights, **kept, **_storages((*self._states(), *gradients))}
+        held = {**self._weights, **_storages((*self._states(), *gradients))}
+        held |= {each.place: each.size for each in kept if each.tensor() is not None}
         self.highest = max(self.highest, sum(held.values()))
 
     def _states(self) -> Iterator[torch.Tensor]:
@@ -102,12 +114,13 @@ class PeakMemory:
 
 
 @contextmanager
-def _watched() -> Iterator[dict[int, int]]:
-    """Note the storage of every tensor that autograd keeps in a block."""
-    kept: dict[int, int] = {}
+def _watched() -> Iterator[list[_Kept]]:
+    """Note every tensor that autograd keeps in a block."""
+    kept: list[_Kept] = []
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        kept.update(_storages((tensor,)))
+        ((place, size),) = _storages((tensor,)).items()
+        kept.append(_Kept(place, size, ref(tensor)))
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):

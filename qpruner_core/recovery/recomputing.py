@@ -11,7 +11,7 @@ Reference: Chen et al., "Training Deep Nets with Sublinear Memory Cost", arXiv:1
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol, cast
 
 import torch
@@ -27,8 +27,8 @@ Piece = Callable[[torch.Tensor], torch.Tensor]
 class Watch(Protocol):
     """Who counts what is kept; see `PeakMemory`."""
 
-    def recomputing(self, entered: torch.Tensor) -> Any:
-        """Return a context in which a piece is computed again from that tensor."""
+    def recomputing(self) -> AbstractContextManager[None]:
+        """Return a context in which a piece is computed again."""
 
 
 class _Recomputed(torch.autograd.Function):
@@ -49,7 +49,7 @@ class _Recomputed(torch.autograd.Function):
         """Compute the piece again with its graph, and go back through that."""
         (entering,) = ctx.saved_tensors
         entered = entering.detach().requires_grad_(ctx.needs_input_grad[3])
-        with torch.enable_grad(), ctx.random.again(), ctx.watch.recomputing(entered):
+        with torch.enable_grad(), ctx.random.again(), ctx.watch.recomputing():
             result = ctx.piece(entered)
         torch.autograd.backward(result, gradient)
         return None, None, None, entered.grad

@@ -18,6 +18,11 @@ from qpruner_core.search.costs import NANOSECONDS, cost_of, training_load, unit_
 from qpruner_core.search.space import SearchSpace
 
 LOAD = TrainingLoad(rank=4, batch_size=2, sequence_length=32, compute_bytes=4)
+SPARING = (
+    {"checkpointing": True, "state_bytes": 2.0},
+    {"layer_ranks": {"0": 0, "2": 9}},
+    {"targets": ("v_proj",), "drops": True},
+)
 
 
 def drawn(space, n=8):
@@ -31,12 +36,13 @@ def total(costs, space, code):
 
 
 @pytest.mark.parametrize("tie", ["layer", "block", "linear"])
-def test_training_memory_adds_up_to_the_estimate_of_the_whole_plan(make_space, tie):
-    space = make_space(3, tie=tie)
-    costs = unit_costs_of(space, (), "training_memory", LOAD)
+@pytest.mark.parametrize("changes", [{}, *SPARING], ids=str)
+def test_training_memory_adds_up_to_the_estimate_of_the_whole_plan(make_space, tie, changes):
+    space, load = make_space(3, tie=tie), replace(LOAD, **changes)
+    costs = unit_costs_of(space, (), "training_memory", load)
     for code in drawn(space):
         plan = space.decode(code)
-        whole = training_bytes_estimate(space.layout, plan, precision_formats(), LOAD)
+        whole = training_bytes_estimate(space.layout, plan, precision_formats(), load)
         assert total(costs, space, code) == whole.total
 
 
@@ -102,6 +108,24 @@ def test_the_load_is_that_of_the_recovery():
     spec = RecoverySpec(rank=2, batch_size=3, sequence_length=16)
     wanted = TrainingLoad(rank=2, batch_size=3, sequence_length=16, compute_bytes=2)
     assert training_load(spec, 2) == wanted
+    sparing = replace(
+        spec,
+        batch_size=6,
+        micro_batch_size=3,
+        optimizer="adamw_8bit",
+        layer_ranks={"0": 4},
+        targets=("q_proj",),
+        dropout=0.1,
+        gradient_checkpointing=True,
+    )
+    assert training_load(sparing, 2) == replace(
+        wanted,
+        layer_ranks={"0": 4},
+        targets=("q_proj",),
+        drops=True,
+        checkpointing=True,
+        state_bytes=2.0,
+    )
 
 
 def test_cells_of_other_levels_are_kept_apart(make_layout):
