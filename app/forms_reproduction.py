@@ -119,10 +119,10 @@ def reproduction_form(record: RunRecord) -> Asked | None:
 def workload(record: RunRecord, spec: ReproductionSpec) -> str:
     """Return how much work a table is, in a sentence or two."""
     n_ratios, n_rows = len(spec.ratios), len(spec.ratios) * len(VARIANTS)
+    shared = f" ({spec.n_trials} at each of {n_ratios} ratios)" if n_ratios > 1 else ""
     words = (
         f"{n_rows} rows are trained for {spec.recovery.steps:,} steps each, after "
-        f"{n_ratios * spec.n_trials:,} plans were tried ({spec.n_trials} at each of "
-        f"{n_ratios} {'ratio' if n_ratios == 1 else 'ratios'})"
+        f"{n_ratios * spec.n_trials:,} plans were tried{shared}"
     )
     words += f", each trained for {spec.recover_steps} steps." if spec.recover_steps else "."
     each = [t.metrics.seconds for t in services.trials(record) if t.metrics is not None]

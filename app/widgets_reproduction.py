@@ -35,13 +35,17 @@ ABOUT = (
 )
 
 
-def panel(record: RunRecord, records: Sequence[RunRecord], *, busy: bool) -> None:
+def panel(
+    record: RunRecord, records: Sequence[RunRecord], *, busy: bool, alone: bool = False
+) -> None:
     """Draw the table of a run on all its faces, and how to start one.
 
     Args:
         record: The run of the page.
         records: All runs, among which are those of the table's ratios.
         busy: Whether a job of this run is under way.
+        alone: Whether nothing stands between the run's status, with the progress of its job, and
+            the table.
     """
     st.subheader(TITLE, anchor="paper-table", help=tip("reproduce"))
     is_part = belongs_to(record, records)
@@ -50,7 +54,10 @@ def panel(record: RunRecord, records: Sequence[RunRecord], *, busy: bool) -> Non
     if found is None and not is_part:
         st.caption(ABOUT)
     if job is not None and line.is_under_way(job):
-        _running(record, job)
+        if not alone:
+            _running(record, job)
+        n_rows = len(found.rows) if found is not None else 0
+        st.caption(f"Rows appear here as they are measured; {n_rows} are by now.")
     elif found is None or not found.is_complete:
         _ended(record, job)
     if found is not None:

@@ -24,38 +24,26 @@ from qpruner_core.domain.reproduction import Reproduction, ratio_key
 
 
 def table(record: RunRecord, found: Reproduction, runs: Collection[str]) -> None:
-    """Draw all that was measured.
+    """Draw what was asked for and all that was measured.
 
     Args:
         record: The run that holds the table.
         found: The table as far as it has come.
         runs: All runs there are; those of the table's ratios may have been deleted.
     """
-    title = forms_reproduction.SETTING_WORDS[found.spec.setting][0]
-    with st.container(horizontal=True, vertical_alignment="center"):
-        widgets.origin_badge(wording.MEASURED)
-        st.caption(
-            f"Made {title[:1].lower()}{title[1:]}. Every row is recovered by "
-            f"{forms_reproduction.recovery_words(found.spec.recovery)} "
-            f"{found.spec.n_trials} plans were asked for at every ratio, within a budget "
-            f"{wording.percent(found.spec.int8_share, 0)} of the way from 4 bit to int8."
-        )
-    st.markdown("\n".join(f"- {each}" for each in tables_reproduction.findings(found)))
-    tables = services.once(
+    _settings(found)
+    tables, findings = services.once(
         f"table/{record.run_id}",
         found,
-        lambda: tables_reproduction.tables_of(found),
+        lambda: (tables_reproduction.tables_of(found), tables_reproduction.findings(found)),
     )
-    for table in tables:
-        _ratio(table, found.runs, runs)
-    by_tasks = any(len(table.tasks.columns) for table in tables)
-    st.caption(
-        (f"{tables_reproduction.BOLD_WORDS} " if by_tasks else "")
-        + "Saved is training memory against "
-        f"{reproduction_table.REFERENCE} at the same ratio. To run: the packed weights with the "
-        "adapter. All of it is measured but the estimate before training."
-    )
-    _picture(record, found)
+    if findings:
+        st.markdown("\n".join(f"- {each}" for each in findings))
+    for each in tables:
+        _ratio(each, found.runs, runs)
+    if found.rows:
+        _legend(by_tasks=any(len(each.tasks.columns) for each in tables))
+        _picture(record, found)
     for sentence in tables_reproduction.remarks(found):
         st.warning(sentence, icon=":material/info:")
     if found.rows:
@@ -63,6 +51,30 @@ def table(record: RunRecord, found: Reproduction, runs: Collection[str]) -> None
             st.dataframe(tables_reproduction.training(found), hide_index=True)
         _origin(record, found)
         _downloads(record, found)
+
+
+def _settings(found: Reproduction) -> None:
+    """Say how the rows are made."""
+    title = forms_reproduction.SETTING_WORDS[found.spec.setting][0]
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if found.rows:
+            widgets.origin_badge(wording.MEASURED)
+        st.caption(
+            f"Made {title[:1].lower()}{title[1:]}. Every row is recovered by "
+            f"{forms_reproduction.recovery_words(found.spec.recovery)} "
+            f"{found.spec.n_trials} plans are tried at every ratio, within a budget "
+            f"{wording.percent(found.spec.int8_share, 0)} of the way from 4 bit to int8."
+        )
+
+
+def _legend(*, by_tasks: bool) -> None:
+    """Say what the columns mean."""
+    st.caption(
+        (f"{tables_reproduction.BOLD_WORDS} " if by_tasks else "")
+        + "Saved is training memory against "
+        f"{reproduction_table.REFERENCE} at the same ratio. To run: the packed weights with the "
+        "adapter. All of it is measured but the estimate before training."
+    )
 
 
 def _ratio(table: RatioTable, children: Mapping[str, str], runs: Collection[str]) -> None:

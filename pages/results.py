@@ -28,7 +28,7 @@ found = Cloud.joined(list(clouds.values()))
 if not found.has_plan.any():
     if record.reproduction is None:
         st.info("Nothing has been measured in these runs yet. Start a search on the Search page.")
-    widgets_reproduction.panel(record, known, busy=job is not None)
+    widgets_reproduction.panel(record, known, busy=job is not None, alone=True)
     st.stop()
 
 widgets_findings.remarks(records)

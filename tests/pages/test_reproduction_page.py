@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import sample_home
 import sample_reproduction
@@ -30,8 +32,10 @@ def test_without_anything_measured_it_says_what_the_table_is_and_how_much_work(
 ):
     text = said(open_page("results", run_at(None)))
     assert widgets_reproduction.ABOUT in text
-    assert "12 rows are trained for 150 steps each" in text
-    assert "150 plans were tried (50 at each of 3 ratios), each trained for 18 steps" in text
+    steps = SMALL_RECOVERY.steps
+    within = usual_recover_steps("paper", SMALL_RECOVERY)
+    assert f"12 rows are trained for {steps} steps each" in text
+    assert f"150 plans were tried (50 at each of 3 ratios), each trained for {within}" in text
 
 
 def test_starting_asks_for_the_settings(open_page, run_at, jobs):
@@ -98,12 +102,28 @@ def test_while_it_runs_rows_and_pieces_are_counted_and_it_can_be_stopped(
     at = open_page("results", record)
     bars = [bar.proto.text for bar in at.get("progress")]
     live = "30 %, QPruner-1 12 of 150 · about 10 min 10 s left"
-    assert bars == [
-        f"**The paper's table** 70 of 189 · {live} · on cpu",
-        f"**5 of 12 rows** measured · {live}",
-    ]
+    assert bars == [f"**The paper's table** 70 of 189 · {live} · on cpu"]
+    assert "5 are by now" in said(at)
     assert at.button(key="reproduce/start").disabled
     assert len(at.table) == 4
+    at.button(key=f"stop/{job.job_id}").click().run()
+    assert ("cancel", job.job_id) in jobs.asked
+
+
+def test_below_a_front_the_table_says_how_far_it_is_and_can_be_stopped_there(
+    open_page, table_of, run_at, jobs, store
+):
+    searched = run_at("search")
+    made = table_of(5).reproduction
+    store.write(replace(searched, reproduction=made))
+    told = Progress(step="reproduce", done=70, total=189, message="30 %", values={})
+    job = jobs.add(searched.run_id, "running", (), kind="reproduce", progress=told)
+    at = open_page("results", searched)
+    bars = [bar.proto.text for bar in at.get("progress")]
+    assert bars == [
+        "**The paper's table** 70 of 189 · 30 %",
+        "**5 of 12 rows** measured · 30 %",
+    ]
     at.button(key=f"reproduce/stop/{job.job_id}").click().run()
     assert ("cancel", job.job_id) in jobs.asked
 
