@@ -15,7 +15,7 @@ from qpruner_core.catalog import check_recovery, check_spec, precision_formats
 from qpruner_core.cli import report
 from qpruner_core.cli.compress import run_compress
 from qpruner_core.cli.doctor import examine
-from qpruner_core.cli.queued import run_queued, steer_jobs
+from qpruner_core.cli.queued import check_alone, run_queued, steer_jobs
 from qpruner_core.cli.recovering import (
     Interruption,
     estimate_document,
@@ -105,6 +105,8 @@ def _continue(arguments: Namespace) -> None:
             check_training(spec.recovery, spec.data)
     if arguments.command == "export":
         _check_out(spec)
+    if getattr(arguments, "workers", None) is None:
+        check_alone(store, record.run_id)
     upto = STEPS.index(wanted)
     missing = [STEPS.index(step) for step in STEPS[:upto] if getattr(record, step) is None]
     if wanted == "search" and not answers(record, spec):
@@ -168,6 +170,7 @@ def _compare(arguments: Namespace) -> None:
     store = _store(arguments)
     record = store.read(arguments.run_id)
     spec = overlay(record.spec, arguments).pruning
+    check_alone(store, record.run_id)
     line = _line(arguments, store, record.run_id)
     with store.writing(record.run_id):
         line.compare(spec)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
+from pathlib import Path
 from threading import Event as Flag
 from typing import TYPE_CHECKING, Any
 
 from qpruner_core.domain.progress import Progress
 from qpruner_core.domain.spec import RunSpec
-from qpruner_core.errors import BadInputError, QPrunerError
+from qpruner_core.errors import BadInputError, NotReadyError, QPrunerError
+from qpruner_core.store.home import database_url
 from qpruner_core.store.records import RunStore
 
 if TYPE_CHECKING:
@@ -79,6 +81,31 @@ def run_queued(
         raise QPrunerError(job.error)
     if job.status == "cancelled":
         raise QPrunerError(_paused_words(jobs, run_id))
+
+
+def check_alone(store: RunStore, run_id: str) -> None:
+    """Refuse to work on a run in this process while a job of it waits or runs: both would write
+    the same slots, by settings of their own.
+
+    Raises:
+        NotReadyError: Such a job is there.
+    """
+    url = database_url(store.home)
+    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
+        return  # nobody has ever put a job on the queue
+    from qpruner_core.jobs import Jobs, is_under_way  # noqa: PLC0415 - as above
+
+    jobs = Jobs(store.home)
+    job = next(filter(is_under_way, jobs.list(run_id)), None)
+    jobs.close()
+    if job is not None:
+        state = "waits" if job.status == "queued" else "runs"
+        doing = f" ({', '.join(job.steps)})" if job.steps else ""
+        raise NotReadyError(
+            f"The job {job.job_id}{doing} of run {run_id} {state}, and a run is worked on by one "
+            f"at a time. Wait until it is done, or stop it on the Jobs page or, a search or "
+            f"training, with 'qpruner jobs {run_id} --pause'; then give this command again."
+        )
 
 
 def _paused_words(jobs: Jobs, run_id: str) -> str:

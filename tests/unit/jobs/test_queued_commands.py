@@ -7,6 +7,8 @@ import pytest
 from workplace import SPEC, Workplace, until
 
 from qpruner_core.cli import main
+from qpruner_core.cli.queued import check_alone
+from qpruner_core.store.records import RunStore
 
 
 @pytest.fixture
@@ -62,6 +64,31 @@ def test_a_run_that_has_yet_to_search_is_steered_at_its_search(place, capsys):
     assert f"The search of run {run_id} pauses" in capsys.readouterr().err
     assert place.jobs.training_job(run_id) is None
     assert place.jobs.get(job_id).status == "cancelled"
+
+
+@pytest.mark.parametrize(
+    "command", [("search", "--recover-steps", "0"), ("recover",), ("compare",), ("export",)]
+)
+def test_a_command_does_not_work_on_a_run_of_which_a_job_waits(place, capsys, command):
+    run_id = place.run()
+    word, *options = command
+    job_id = place.jobs.start_line(run_id, ("search",), SPEC)
+    before = place.store.read(run_id)
+    assert main([word, run_id, *options]) == 2
+    said = capsys.readouterr().err
+    assert f"The job {job_id} (search) of run {run_id} waits" in said
+    assert f"'qpruner jobs {run_id} --pause'" in said
+    assert place.store.read(run_id) == before
+    place.jobs.cancel(job_id)
+    check_alone(place.store, run_id)
+    check_alone(place.store, place.run())
+
+
+def test_a_home_without_a_queue_is_not_given_one(tmp_path, monkeypatch):
+    monkeypatch.delenv("QPRUNER_DATABASE", raising=False)
+    store = RunStore(tmp_path / "home")
+    check_alone(store, store.create(SPEC).run_id)
+    assert not list(store.home.glob("jobs.db*"))
 
 
 def test_a_search_over_workers_follows_its_job(place, capsys):
