@@ -30,13 +30,39 @@ from qpruner_core.domain.recovered import RecoveryOutcome
 from qpruner_core.jobs import Job
 
 
-def losses(record: RunRecord, job: Job | None) -> None:
-    """Draw the training loss: as it is reported, or of what was trained last."""
+def is_settling(record: RunRecord) -> bool:
+    """Whether a training was stopped and its worker still measures what was learned: the job
+    counts as cancelled from the moment that this is asked for.
+    """
+    job = services.last_job(record.run_id, "recover")
+    if job is None or job.status != "cancelled":
+        return False
+    at_work = any(
+        worker.name == job.worker and wording.seconds_between(worker.since, job.updated_at) >= 0
+        for worker in services.jobs().workers()
+    )
+    reported = charts_recovery.by_step(services.reports(record.run_id, "recover"))
+    known = len(record.recover.losses) if record.recover is not None else 0
+    return at_work and max(reported, default=0) > known
+
+
+def losses(record: RunRecord, job: Job | None, *, settling: bool = False) -> None:
+    """Draw the training loss: as it is reported, or of what was trained last.
+
+    Args:
+        record: The run as the page found it.
+        job: The training under way.
+        settling: Whether one was stopped and is still measured; the page starts over when it is.
+    """
     if job is not None:
         _live(record)
         return
     outcome = record.recover
-    if outcome is None:
+    if settling:
+        if not is_settling(services.store().read(record.run_id)):
+            st.rerun()
+        st.info("Training has stopped; the worker now measures the adapter as it is.")
+    elif outcome is None:
         st.info(
             "Nothing is trained yet. LoRA adapters learn beside the packed weights, which stay as "
             "they are."

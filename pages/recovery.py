@@ -22,6 +22,7 @@ if record.search is None or record.layout is None:
 
 names = {p.number: p.name for p in points.of_run(record) if p.number is not None}
 training = job if job is not None and "recover" in job.steps else None
+settling = job is None and widgets_recovery.is_settling(record)
 if job is None:
     widgets_recovery.stopped(record)
 left, right = st.columns([2, 3], gap="large")
@@ -31,7 +32,10 @@ with left:
     blocked = job is not None or spec is None
     widgets.start(record, asked, "recover", "Train", busy=blocked)
 with right:
-    widgets.while_busy(training is not None, lambda: widgets_recovery.losses(record, training))
+    widgets.while_busy(
+        training is not None or settling,
+        lambda: widgets_recovery.losses(record, training, settling=settling),
+    )
     if spec is not None and spec.steps:
         widgets_training.estimate(record, spec)
 

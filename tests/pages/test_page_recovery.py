@@ -53,6 +53,11 @@ def tell(store, run_id, done, total=60, **values):
     store.append_event(run_id, told)
 
 
+def worker(**facts):
+    known = {"host": "here", "pid": 1, "device": "cpu", "since": "2026-01-01T00:00:00+00:00"}
+    return WorkerInfo(**{"name": "worker-1", **known, **facts})
+
+
 def test_without_a_search_it_says_what_to_do(open_page, run_at):
     at = open_page("recovery", run_at("prune"))
     assert "Search first" in at.info[0].value
@@ -284,15 +289,7 @@ def test_the_estimated_memory_grows_with_the_batch(open_page, run_at):
 
 
 def test_the_estimate_says_whether_it_fits_the_worker(open_page, run_at, jobs, said):
-    worker = WorkerInfo(
-        name="worker-1",
-        device="card",
-        memory_bytes=8 << 30,
-        host="here",
-        pid=1,
-        since="2026-01-01T00:00:00+00:00",
-    )
-    jobs.crew = [worker]
+    jobs.crew = [worker(device="card", memory_bytes=8 << 30)]
     at = open_page("recovery", run_at("search"))
     assert "Fits the 8.00 GiB of the worker on card" in said(at)
     field(at, "Batch, sequences").set_value(4096).run()
@@ -335,6 +332,34 @@ def test_stopped_it_says_after_which_step_and_resumes(open_page, run_at, jobs, s
     assert value(at, "Loss per token") == wording.nats(record.recover.after.loss)
     at.button(key=f"resume/{job.job_id}").click().run()
     assert jobs.asked[-1] == ("resume", job.job_id)
+
+
+@pytest.mark.parametrize("trained_before", [0, 4])
+def test_a_stopped_training_that_is_still_measured_is_said_so(
+    open_page, run_at, jobs, store, trained_before
+):
+    record = run_at("recover")
+    partial = replace(record.recover, losses=record.recover.losses[:trained_before])
+    store.write(replace(record, recover=partial if trained_before else None))
+    for done in range(6):
+        tell(store, record.run_id, done, **({"loss": 1.9} if done else {}))
+    jobs.add(record.run_id, "cancelled", ("recover",), worker="worker-1")
+    jobs.crew = [worker()]
+    at = open_page("recovery", record)
+    assert any("measures the adapter as it is" in each.value for each in at.info)
+
+
+@pytest.mark.parametrize(
+    "crew", [[], [worker(name="worker-2")], [worker(since="2026-01-01T00:02:00+00:00")]]
+)
+def test_a_worker_that_has_ended_since_measures_nothing(open_page, run_at, jobs, store, crew):
+    record = run_at("search")
+    tell(store, record.run_id, 1, loss=1.9)
+    jobs.add(record.run_id, "cancelled", ("recover",), worker="worker-1")
+    jobs.crew = crew
+    at = open_page("recovery", record)
+    assert any("Nothing is trained yet" in each.value for each in at.info)
+    assert any("was stopped before it finished" in each.value for each in at.warning)
 
 
 def test_stopped_by_a_command_it_says_how_to_go_on(open_page, run_at, store, said):
