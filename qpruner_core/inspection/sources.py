@@ -45,9 +45,10 @@ def place_of(use: str, source: str) -> Place:
         return Place(WIKITEXT, WIKITEXT_SPLITS[use])
     path = Path(source).expanduser()
     if not path.is_file():
+        further = ", or of instructions (.json or .jsonl)" if use == "training" else ""
         raise BadInputError(
             f"The {use} text {source!r} is not a file that exists. Give 'demo', 'wikitext2' or "
-            "the path of a UTF-8 text file with one document per line."
+            f"the path of a UTF-8 text file with one document per line{further}."
         )
     return Place("file", str(path.resolve()))
 
