@@ -105,7 +105,7 @@ class Reproducing:
         self._line: ChildLine | None = None
         self._line_id = ""
         self._pace = Pace()
-        self._ratio = 0.0
+        self._ratio, self._n_measured = 0.0, 0
         self._what = ""
         self._row_began: float | None = None
 
@@ -207,13 +207,13 @@ class Reproducing:
         name = record.baselines_name
         known = self._store.read_value(record.run_id, name, tuple[Trial, ...]) or ()
         if len(known) < line.search_begin():
-            return line.search_baseline(len(known)).name
+            return f"search: {line.search_baseline(len(known)).name}"
         trial = line.search_next(owner, alone=True)
         if trial is not None:
-            return f"trial {trial.number}"
+            return f"search: trial {trial.number}"
         line.search_finish()
         self._note_search(line.record())
-        return "search"
+        return "search, finished"
 
     def _note_search(self, record: RunRecord) -> None:
         """Take what the search of a ratio took, and its remarks, into the table."""
@@ -240,7 +240,7 @@ class Reproducing:
         else:
             row = self._recovered(line, record, trial, variant)
         self._write(replace(table, rows=(*table.rows, row)))
-        return variant
+        return f"{variant}, recovered"
 
     def _recovered(
         self, line: ChildLine, record: RunRecord, trial: Trial, variant: str
@@ -326,6 +326,7 @@ class Reproducing:
         run_id = self._table().runs[ratio_key(ratio)]
         if self._line is None or self._line_id != run_id:
             self._let_go()
+            self._n_measured = 0
             self._line, self._line_id = self._make_line(run_id, self._tell), run_id
         return self._line
 
@@ -383,7 +384,9 @@ class Reproducing:
         if self._what in VARIANTS:
             return len(BEFORE) + n_plans(table.spec) + VARIANTS.index(self._what)
         if self._what == "search":
-            return len(BEFORE) + min(told.done, n_plans(table.spec))
+            # Every piece begins by saying that nothing is done.
+            self._n_measured = max(self._n_measured, min(told.done, n_plans(table.spec)))
+            return len(BEFORE) + self._n_measured
         return BEFORE.index(told.step) if told.step in BEFORE else 0
 
     def _seconds_left(self, table: Reproduction, told: Progress, done: int) -> float | None:
