@@ -124,10 +124,10 @@ def _answer_words(subject: Line, reference: Line) -> str:
         word = "higher" if change > 0 else "lower"
         return f"its loss is {wording.nats(abs(change))} per token {word}"
     if not test.differs:
-        return f"their accuracies are not told apart (p {_p_value(test.p_value)})"
+        return f"their accuracies are not told apart {_p_words(test)}"
     word = "higher" if test.difference > 0 else "lower"
     points = f"{100 * abs(test.difference):.1f} points"
-    return f"its accuracy is {points} {word} (p {_p_value(test.p_value)})"
+    return f"its accuracy is {points} {word} {_p_words(test)}"
 
 
 def training(reproduction: Reproduction) -> pd.DataFrame:
@@ -259,12 +259,13 @@ def _test(test: Paired | None) -> str:
     if test is None:
         return NOTHING
     verdict = "differs" if test.differs else "not told apart"
-    p_value = _unbroken(f"(p {_p_value(test.p_value)})")
-    return f"{_unbroken(wording.points(test.difference))}, {verdict} {p_value}"
+    return f"{_unbroken(wording.points(test.difference))}, {verdict} {_p_words(test)}"
 
 
-def _p_value(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"= {value:.3f}" if value < 0.1 else f"= {value:.2f}"
+def _p_words(test: Paired) -> str:
+    value = test.p_value
+    words = "< 0.001" if value < 0.001 else f"= {value:.3f}" if value < 0.1 else f"= {value:.2f}"
+    return _unbroken(f"(p {words})")
 
 
 def _share(share: float | None) -> str:

@@ -192,7 +192,7 @@ def _launch(record: RunRecord, asked: Asked, *, apart: bool) -> None:
         return
     copy = services.store().fork(record.run_id, "load")
     spec = replace(copy.spec, data=replace(copy.spec.data, task_names=asked.task_names))
-    services.store().write(replace(copy, spec=spec, reproduction=None))
+    services.store().write(replace(copy, spec=spec))
     training = copy.spec.recovery.training
     recovery = replace(asked.spec.recovery, training=training)
     services.jobs().start_reproduce(copy.run_id, replace(asked.spec, recovery=recovery))

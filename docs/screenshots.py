@@ -1,6 +1,7 @@
 """Takes the screenshots of the README and, with ``--all``, one of every page for a look by eye.
 
-    python docs/screenshots.py --url http://127.0.0.1:8501 --run RUN_ID [--all FOLDER]
+    python docs/screenshots.py --url http://127.0.0.1:8501 --run RUN_ID [--table RUN_ID]
+                               [--all FOLDER]
 
 The app has to be running and the run to be finished. Light and dark come from Streamlit's own
 theme switch: the browser is told which colour scheme the person prefers.
@@ -62,6 +63,7 @@ def main() -> None:
     parser.add_argument("--url", default="http://127.0.0.1:8501")
     parser.add_argument("--run", required=True, help="id of a finished run")
     parser.add_argument("--all", type=Path, help="folder for pictures of every page and width")
+    parser.add_argument("--table", help="id of a run that holds the paper's table, finished")
     asked = parser.parse_args()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
@@ -70,6 +72,9 @@ def main() -> None:
         for theme in THEMES:
             address = f"{asked.url}/results?run={asked.run}"
             shoot(browser, address, theme, 1440, IMAGES / f"results-{theme}.png")
+            if asked.table is not None:
+                address = f"{asked.url}/results?run={asked.table}"
+                shoot(browser, address, theme, 1440, IMAGES / f"table-{theme}.png")
             if asked.all is None:
                 continue
             asked.all.mkdir(parents=True, exist_ok=True)

@@ -127,7 +127,7 @@ def test_findings_say_memory_and_accuracy_of_every_finished_ratio():
     rows = [row(SIXTEEN, answers(50), 20_000_000), row(THIRD, answers(30), 10_000_000)]
     assert tables_reproduction.findings(table(*rows)) == [
         f"Pruned by 20 %, {THIRD} trains in 50.0 % less memory than {SIXTEEN}; its accuracy is "
-        "33.3 points lower (p < 0.001)."
+        "33.3 points lower (p\N{NO-BREAK SPACE}<\N{NO-BREAK SPACE}0.001)."
     ]
     assert tables_reproduction.findings(table(rows[0])) == []
 
