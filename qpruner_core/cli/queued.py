@@ -40,14 +40,14 @@ def jobs_options(parser: ArgumentParser) -> None:
     for name, words in (
         (
             "pause",
-            "stop the run's training before its next step, or its search on all its workers, each "
-            "after its trial",
+            "stop the run's search on all its workers, each after its trial, its training before "
+            "its next step, or the paper's table",
         ),
-        ("resume", "go on with the run's paused or failed training or search"),
+        ("resume", "go on with the run's paused or failed search, training or table"),
         (
             "stop",
-            "end the run's training with the adapter as it is, or its search with what it has "
-            "measured",
+            "end the run's search with what it has measured, its training with the adapter as it "
+            "is, or the paper's table with its rows",
         ),
     ):
         steer.add_argument(f"--{name}", action="store_true", help=words)
@@ -138,11 +138,10 @@ def follow(jobs: Jobs, store: RunStore, job_id: str, show: Callable[[Progress], 
 
 
 def steer_jobs(arguments: Namespace, store: RunStore) -> tuple[list[dict[str, Any]], list[str]]:
-    """Pause, resume or stop a search or a training if asked; return the jobs as document and as
-    lines.
+    """Pause, resume or stop what a run is at if asked; return the jobs as document and as lines.
 
     Raises:
-        BadInputError: It was to be steered, and no run was named, or it has neither under way.
+        BadInputError: A run was to be steered and none was named, or nothing of it is under way.
     """
     from qpruner_core.jobs import Jobs, steering  # noqa: PLC0415 - as above
 
@@ -150,8 +149,7 @@ def steer_jobs(arguments: Namespace, store: RunStore) -> tuple[list[dict[str, An
     asked = [name for name in ("pause", "resume", "stop") if getattr(arguments, name)]
     if asked and run_id is None:
         raise BadInputError(
-            f"No run was named to {asked[0]}. Name one of 'qpruner runs' whose search or training "
-            f"that is."
+            f"No run was named to {asked[0]}. Name one of 'qpruner runs' whose work that is."
         )
     for name in asked:
         sys.stderr.write(f"{getattr(steering, name)(jobs, run_id)}\n")

@@ -1,78 +1,100 @@
-"""A run's long work paused, resumed and ended, whichever it is: its search, or its training.
+"""A run's long work paused, resumed and ended, whichever it is: its search, its training, or the
+paper's table.
 
-Training has one way to stop: it keeps its checkpoint, and the adapter as it is then fills the slot
-of *recover*. Pausing and ending it differ in what the person means to do next.
+A search ends with an outcome of its own. The others have one way to stop: training keeps its
+checkpoint, and the adapter as it is then fills the slot of *recover*; the table keeps its rows.
+Pausing and ending them differ in what the person means to do next.
 """
 
 from __future__ import annotations
 
 from qpruner_core.errors import BadInputError
 from qpruner_core.jobs.client import Jobs
-from qpruner_core.jobs.engine import is_under_way
+from qpruner_core.jobs.engine import REPRODUCE, Job, is_under_way
 
 
 def pause(jobs: Jobs, run_id: str) -> str:
-    """Stop the training or the search of a run so that it can go on; return what happens now.
+    """Stop what a run is at so that it can go on; return what happens now.
 
     Raises:
-        BadInputError: There is no such run, or neither waits or runs.
+        BadInputError: There is no such run, or nothing of the kind waits or runs.
     """
-    if not _stop_training(jobs, run_id):
+    job = _other_than_search(jobs, run_id)
+    go_on = f"Go on with 'qpruner jobs {run_id} --resume'."
+    if job is None:
         jobs.pause_search(run_id)
-        return (
-            f"The search of run {run_id} pauses: every worker ends its trial first. Go on with "
-            f"'qpruner jobs {run_id} --resume'."
-        )
-    return (
-        f"The training of run {run_id} pauses before its next step; its checkpoint is kept. Go on "
-        f"with 'qpruner jobs {run_id} --resume'."
-    )
+        return f"The search of run {run_id} pauses: every worker ends its trial first. {go_on}"
+    _stop(jobs, job)
+    return f"{_name(job)} pauses {_when(job)}; what it has come to is kept. {go_on}"
 
 
 def resume(jobs: Jobs, run_id: str) -> str:
-    """Go on with the training or the search of a run; return what happens now.
+    """Go on with what a run was at; return what happens now.
 
     Raises:
         BadInputError: There is no such run, or `Jobs.why_not_resumed` says why not.
     """
-    training = jobs.training_job(run_id)
-    if training is None:
+    job = _other_than_search(jobs, run_id)
+    if job is None:
         jobs.resume_search(run_id)
         return f"The search of run {run_id} goes on with its next trial."
-    jobs.resume(training.job_id)
-    return f"The training of run {run_id} goes on at the step where it stood."
+    jobs.resume(job.job_id)
+    return f"{_name(job)} goes on where it stood."
 
 
 def stop(jobs: Jobs, run_id: str) -> str:
-    """End the training or the search of a run with what there is; return what happens now.
+    """End what a run is at with what there is; return what happens now.
 
     Raises:
-        BadInputError: There is no such run, or its search or training has ended already.
+        BadInputError: There is no such run, or it has ended already.
     """
-    if not _stop_training(jobs, run_id):
+    job = _other_than_search(jobs, run_id)
+    if job is None:
         jobs.stop_search(run_id)
         return f"The search of run {run_id} ends with what it has measured."
+    _stop(jobs, job)
+    left = "the rows that are there"
+    if job.kind != REPRODUCE:
+        left = (
+            f"the adapter as it is then. Steps that were to follow are not run: 'qpruner export "
+            f"{run_id}' writes the model with it"
+        )
     return (
-        f"The training of run {run_id} ends before its next step, with the adapter as it is then. "
-        f"Steps that were to follow are not run: 'qpruner export {run_id}' writes the model with "
-        f"it, and 'qpruner jobs {run_id} --resume' would train on."
+        f"{_name(job)} ends {_when(job)}, with {left}. 'qpruner jobs {run_id} --resume' would go "
+        f"on with it."
     )
 
 
-def _stop_training(jobs: Jobs, run_id: str) -> bool:
-    """Stop the training of a run; whether that is what it was at.
+def _other_than_search(jobs: Jobs, run_id: str) -> Job | None:
+    """Return the job of a run's training, or of the paper's table where that is newer."""
+    found = jobs.list(run_id)
+    newest = next((job for job in found if job.kind in ("line", REPRODUCE)), None)
+    if newest is not None and newest.kind == REPRODUCE:
+        return newest
+    return jobs.training_job(run_id)
+
+
+def _name(job: Job) -> str:
+    what = "paper's table" if job.kind == REPRODUCE else "training"
+    return f"The {what} of run {job.run_id}"
+
+
+def _when(job: Job) -> str:
+    if job.kind == REPRODUCE:
+        return "after the plan that it measures, or before the next step of a training"
+    return "before its next step"
+
+
+def _stop(jobs: Jobs, job: Job) -> None:
+    """Stop a job.
 
     Raises:
-        BadInputError: It has stopped already.
+        BadInputError: It has ended already.
     """
-    training = jobs.training_job(run_id)
-    if training is None:
-        return False
-    if not is_under_way(training):
+    if not is_under_way(job):
+        again = "reproduce MODEL" if job.kind == REPRODUCE else f"recover {job.run_id}"
         raise BadInputError(
-            f"The training of run {run_id} is not under way: its job is {training.status}. Go on "
-            f"with it by 'qpruner jobs {run_id} --resume' if it was stopped, or train anew with "
-            f"'qpruner recover {run_id}'."
+            f"{_name(job)} is not under way: its job is {job.status}. Go on with it by 'qpruner "
+            f"jobs {job.run_id} --resume' if it was stopped, or start it with 'qpruner {again}'."
         )
-    jobs.cancel(training.job_id)
-    return True
+    jobs.cancel(job.job_id)

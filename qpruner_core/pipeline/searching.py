@@ -24,7 +24,7 @@ from qpruner_core.domain.record import (
     Trial,
 )
 from qpruner_core.domain.spec import SearchSpec
-from qpruner_core.errors import BadInputError, IncompatibleShapeError, NotReadyError
+from qpruner_core.errors import IncompatibleShapeError, NotReadyError
 from qpruner_core.pipeline.fingerprint import Fingerprints
 from qpruner_core.pipeline.halving import Rival
 from qpruner_core.pipeline.joint import search_space
@@ -33,7 +33,7 @@ from qpruner_core.pipeline.measuring import Answer, Bench, Measuring, ShowsPlans
 from qpruner_core.pipeline.remembering import Remembered
 from qpruner_core.pipeline.signals import required_signals
 from qpruner_core.pipeline.stopping import nothing_measured, out_of_patience, remarks, unmoved
-from qpruner_core.pipeline.trial_recovery import trained_for
+from qpruner_core.pipeline.trial_recovery import check_same_training, trained_for
 from qpruner_core.quantization.shapes import check_plan
 from qpruner_core.search.asking import Known
 from qpruner_core.search.costs import cost_of, training_load, unit_costs_of
@@ -205,7 +205,7 @@ class Searching:
         Raises:
             BadInputError: The plans of the finished search were trained in another way.
         """
-        self._check_same_training()
+        check_same_training(self._record, self._name)
         known = self._read(self._by_hand_name)
         for trial in known:
             if trial.plan.key == plan.key:
@@ -219,18 +219,6 @@ class Searching:
         )
         self._store.write_value(self._run_id, self._by_hand_name, (*known, trial))
         return trial
-
-    def _check_same_training(self) -> None:
-        """Refuse to set a plan beside others that were trained in another way: the recovery that a
-        run asks for may have changed since it searched.
-        """
-        found, steps = self._record.search, self._spec.recover_steps
-        if steps and found is not None and found.study_name != self._name:
-            raise BadInputError(
-                f"The plans of this search were trained for {steps} steps each, by settings that "
-                f"the run's recovery no longer has, so that a plan made by hand would not compare "
-                f"with them. Search again, or recover once more by the settings of the search."
-            )
 
     def measure(self, plan: PrecisionPlan) -> Metrics:
         """Measure one plan to the end, unless the run knows it.

@@ -16,7 +16,9 @@ from torch import nn
 from qpruner_core.data.training import TrainingSet
 from qpruner_core.domain.layout import LinearLayout, ModelLayout
 from qpruner_core.domain.plan import PrecisionPlan
+from qpruner_core.domain.record import RunRecord
 from qpruner_core.domain.recovery import RecoverySpec
+from qpruner_core.errors import BadInputError
 from qpruner_core.pipeline.measuring import ShowsPlans, Trained
 from qpruner_core.pipeline.starting import start_of
 from qpruner_core.recovery.initialization import Start
@@ -43,6 +45,26 @@ def trained_for(
         return lambda bank, plan: nullcontext(bank.model)
     spec = replace(recovery, steps=steps, trial=None, checkpoint_steps=0)
     return _TrialRecovery(spec, layout_of, read)
+
+
+def check_same_training(record: RunRecord, study_name: str) -> None:
+    """Refuse to set a plan beside others that were trained in another way: the recovery that a run
+    asks for may have changed since it searched.
+
+    Args:
+        record: The run.
+        study_name: Name of the study that it would search in now.
+
+    Raises:
+        BadInputError: Its finished search trained otherwise.
+    """
+    found, steps = record.search, record.spec.search.recover_steps
+    if steps and found is not None and found.study_name != study_name:
+        raise BadInputError(
+            f"The plans of this search were trained for {steps} steps each, by settings that the "
+            f"run's recovery no longer has, so that a plan made by hand would not compare with "
+            f"them. Search again, or recover once more by the settings of the search."
+        )
 
 
 class _TrialRecovery:

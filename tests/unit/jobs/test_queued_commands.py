@@ -8,6 +8,7 @@ from workplace import SPEC, Workplace, until
 
 from qpruner_core.cli import main
 from qpruner_core.cli.queued import check_alone
+from qpruner_core.domain.reproduction import ReproductionSpec
 from qpruner_core.store.records import RunStore
 
 
@@ -51,10 +52,28 @@ def test_training_is_paused_stopped_and_resumed_by_the_same_words(place, capsys)
         assert "its job is cancelled" in capsys.readouterr().err
         place.file(run_id, "reached-recover").unlink()
         assert main(["jobs", run_id, "--resume"]) == 0
-        assert "goes on at the step where it stood" in capsys.readouterr().err
+        assert "goes on where it stood" in capsys.readouterr().err
     place.file(run_id, "hold-recover").unlink()
     place.until_status(job_id, "done")
     assert place.lines(run_id, "ended.txt") == ["recover", "export"]
+
+
+def test_the_papers_table_is_steered_too_while_it_is_the_newest_work(place, capsys):
+    run_id = place.run()
+    place.jobs.start_line(run_id, ("recover",), SPEC)
+    job_id = place.jobs.start_reproduce(run_id, ReproductionSpec())
+    assert main(["jobs", run_id, "--pause"]) == 0
+    assert f"The paper's table of run {run_id} pauses" in capsys.readouterr().err
+    assert place.jobs.get(job_id).status == "cancelled"
+    assert main(["jobs", run_id, "--stop"]) == 2
+    assert "start it with 'qpruner reproduce MODEL'" in capsys.readouterr().err
+    assert main(["jobs", run_id, "--resume"]) == 0
+    assert place.jobs.get(job_id).status == "queued"
+    assert main(["jobs", run_id, "--stop"]) == 0
+    assert "with the rows that are there" in capsys.readouterr().err
+    place.jobs.start_line(run_id, ("recover",), SPEC)
+    assert main(["jobs", run_id, "--pause"]) == 0
+    assert f"The training of run {run_id}" in capsys.readouterr().err
 
 
 def test_a_run_that_has_yet_to_search_is_steered_at_its_search(place, capsys):
