@@ -16,6 +16,8 @@ from qpruner_core.domain.recovery import RecoverySpec
 
 LOGITS_AT_ONCE = 2**22
 """Entries of the logits that gradient checkpointing holds at a time."""
+_LOGIT_BYTES = 4 + 4 + 4
+"""Bytes per logit at the widest moment of the backward pass of the cross-entropy."""
 _WEIGHT_AND_GRADIENT = 4 + 4
 """Bytes per adapter parameter besides the optimiser's state; both are float32."""
 _FULL_STATE = 8
@@ -87,14 +89,14 @@ class TrainingBytes:
     """Estimated memory of LoRA training, by what it is spent on; bytes."""
 
     weights: int
-    """Frozen packed weights."""
+    """Frozen packed weights, and embeddings, norms and head as wide as an activation."""
     adapter: int
     """Adapter weights, gradients and optimiser state."""
     activations: int
     """What the layers keep for the backward pass."""
     logits: int
-    """Logits in the compute dtype, their log-probabilities in float32, and the gradient of
-    those; with gradient checkpointing, by how much these and what is kept beside them exceed
+    """Log-probabilities in float32, their gradient and that of the logits, which by then are let
+    go of; with gradient checkpointing, by how much these and what is kept beside them exceed
     ``activations``, as the two are never there at the same time."""
     workspace: int
     """The largest weight, dequantised while it is used."""
@@ -114,6 +116,13 @@ def linear_training_bytes(linear: LinearLayout, load: TrainingLoad) -> int:
     if load.checkpointing:
         return _adapter_bytes(linear, load)
     return load.tokens * _kept_bytes(linear, load) + _adapter_bytes(linear, load)
+
+
+def bytes_beyond_16_bit(layout: ModelLayout, load: TrainingLoad) -> int:
+    """Return what embeddings, norms and head take beyond 16 bit: on the CPU they lie in
+    float32.
+    """
+    return layout.other_parameters * max(0, load.compute_bytes - BYTES_16_BIT)
 
 
 def inference_bytes_estimate(
@@ -159,7 +168,7 @@ def training_bytes_estimate(
                            where c is 4 and of 1 where it is not
         4 r n              the inner results of n adapters of rank r
 
-    and at the end 4 H for the last norm and V (c + 4 + 4) for the logits. Families without a
+    and at the end 4 H for the last norm and V (4 + 4 + 4) for the logits. Families without a
     gate or with fused projections keep other multiples, `_KEPT_OUTPUTS`; the model's own dropout
     and norms beyond two a layer are left out. A test compares this with what the graph really
     keeps.
@@ -171,7 +180,7 @@ def training_bytes_estimate(
     """
     activations, logits = _activations_and_logits(layout, load)
     return TrainingBytes(
-        weights=plan_bytes(layout, plan, formats),
+        weights=plan_bytes(layout, plan, formats) + bytes_beyond_16_bit(layout, load),
         adapter=sum(_adapter_bytes(linear, load) for linear in layout.linears),
         activations=activations,
         logits=logits,
@@ -195,15 +204,14 @@ def _state_bytes(n_entries: int, state_bytes: float) -> int:
 def _activations_and_logits(layout: ModelLayout, load: TrainingLoad) -> tuple[int, int]:
     layers, last_norm = _kept_by_layer(layout, load), 4 * layout.hidden_size
     all_logits = load.tokens * layout.vocab_size
-    per_logit = load.compute_bytes + 4 + 4
     if not load.checkpointing:
-        return load.tokens * (sum(layers) + last_norm), all_logits * per_logit
+        return load.tokens * (sum(layers) + last_norm), all_logits * _LOGIT_BYTES
     entering = load.compute_bytes * layout.hidden_size
     # In float32 the first norm of a layer reads the very tensor that enters it.
     shared = entering if load.compute_bytes >= 4 else 0
     largest = max(entering * n + kept - shared for n, kept in enumerate(layers, 1))
     at_the_head = load.tokens * (entering * (len(layers) + 1) + last_norm)
-    at_once = min(all_logits, max(layout.vocab_size, LOGITS_AT_ONCE)) * per_logit
+    at_once = min(all_logits, max(layout.vocab_size, LOGITS_AT_ONCE)) * _LOGIT_BYTES
     activations = load.tokens * largest
     return activations, max(0, at_the_head + at_once - activations)
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from qpruner_core.catalog import precision_formats, state_bytes_of
 from qpruner_core.domain.device_memory import (
     TrainingLoad,
+    bytes_beyond_16_bit,
     linear_training_bytes,
     training_bytes_estimate,
 )
@@ -122,7 +123,8 @@ def _training(space: SearchSpace, load: TrainingLoad) -> UnitCosts:
         estimate = training_bytes_estimate(level, plan, formats, load)
         of_linears = sum(linear_training_bytes(linear, load) for linear in level.linears)
         norms = estimate.adapter + estimate.activations - of_linears
-        whole.append(estimate.logits + estimate.workspace + norms)
+        wider = bytes_beyond_16_bit(level, load)
+        whole.append(estimate.logits + estimate.workspace + norms + wider)
     matrix = np.array(space.unit_bytes, dtype=np.int64)
     for column, (index, _) in enumerate(space.options):
         linears = {linear.name: linear for linear in space.levels[index].linears}
