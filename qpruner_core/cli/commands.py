@@ -15,6 +15,7 @@ from qpruner_core.catalog import check_recovery, check_spec, precision_formats
 from qpruner_core.cli import report
 from qpruner_core.cli.compress import run_compress
 from qpruner_core.cli.doctor import examine
+from qpruner_core.cli.evaluate_options import is_beside, run_evaluate
 from qpruner_core.cli.queued import check_alone, run_queued, steer_jobs
 from qpruner_core.cli.recovering import (
     Interruption,
@@ -44,6 +45,7 @@ def run_command(arguments: Namespace) -> None:
         "inspect": _inspect,
         "run": _run,
         "compare": _compare,
+        "evaluate": _evaluate,
         "compress": _compress,
         "reproduce": _reproduce,
         "runs": _runs,
@@ -164,6 +166,16 @@ def _estimate(arguments: Namespace, store: RunStore, record: RunRecord, spec: Ru
     found = estimate_document(layout, trial.plan, spec.recovery, compute_bytes)
     document = {"run_id": record.run_id, "trial": trial.number, **found}
     _print(arguments, document, estimate_lines(document))
+
+
+def _evaluate(arguments: Namespace) -> None:
+    if not is_beside(arguments):
+        _continue(arguments)
+        return
+    store = _store(arguments)
+    run_id = arguments.run_id
+    document, lines = run_evaluate(arguments, store, lambda: _line(arguments, store, run_id))
+    _print(arguments, document, lines)
 
 
 def _compare(arguments: Namespace) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 from qpruner_core import __version__
 from qpruner_core.catalog import CRITERIA, EXPORTERS, PRECISIONS
 from qpruner_core.cli.compress import compress_options
+from qpruner_core.cli.evaluate_options import evaluate_options
 from qpruner_core.cli.pruning_options import prune_options, shared_prune_options
 from qpruner_core.cli.queued import jobs_options, workers_option
 from qpruner_core.cli.recover_options import recover_options
@@ -60,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
 _STEP_WORDS = {
     "score": "score units and layers of a run",
     "prune": "prune a run's model",
-    "evaluate": "measure a run's pruned model in full",
+    "evaluate": "measure a run's pruned model in full, or it or a plan as you ask",
     "search": "search precision plans for a run",
     "recover": "train LoRA adapters on a run's chosen plan",
     "export": "write a run's chosen plan as a checkpoint",
@@ -114,6 +115,7 @@ def _step(commands: _Commands, name: str, words: str) -> None:
     options = {
         "score": _score_options,
         "prune": prune_options,
+        "evaluate": evaluate_options,
         "search": _search_options,
         "export": _export_options,
     }

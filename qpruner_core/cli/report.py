@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from qpruner_core.cli.compress import compression_document, compression_lines
+from qpruner_core.cli.report_evaluation import harness_document
 from qpruner_core.cli.report_pruning import (
     comparison_document,
     comparison_lines,
@@ -79,6 +80,8 @@ def run_document(record: RunRecord) -> dict[str, Any]:
         document["recovery"] = _recovery(record.recover)
     if record.export is not None:
         document["export"] = _export(record.export)
+    if record.harness:
+        document["harness"] = [harness_document(outcome) for outcome in record.harness]
     if record.compressed is not None:
         document["compressed"] = compression_document(record.compressed)
     return document

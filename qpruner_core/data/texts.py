@@ -87,7 +87,7 @@ def _read_file(name: str) -> tuple[str, ...]:
     return read_documents(path)
 
 
-def _read_wikitext(split: str) -> tuple[str, ...]:
+def read_wikitext(split: str) -> tuple[str, ...]:
     import pandas as pd  # noqa: PLC0415  slow to import, and needed for this source alone
 
     repo, pattern = _WIKITEXT_FILES
@@ -95,4 +95,4 @@ def _read_wikitext(split: str) -> tuple[str, ...]:
     return tuple(str(row) for row in rows["text"])
 
 
-_READERS = {"file": _read_file, WIKITEXT: _read_wikitext}
+_READERS = {"file": _read_file, WIKITEXT: read_wikitext}

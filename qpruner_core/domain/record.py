@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from qpruner_core.domain.compression import CompressionOutcome
 from qpruner_core.domain.footprint import dense_bytes, parse_budget
+from qpruner_core.domain.harness import HarnessOutcome
 from qpruner_core.domain.joint import Level
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.metrics import Metrics
@@ -357,6 +358,9 @@ class RunRecord:
     """The model pruned and written layer by layer, beside the line."""
     reproduction: Reproduction | None = None
     """The paper's table on this run's model, beside the line."""
+    harness: tuple[HarnessOutcome, ...] = ()
+    """What lm-evaluation-harness said of the pruned model and of plans, beside the line, in the
+    order of asking."""
 
     @property
     def next_step(self) -> str | None:

@@ -178,8 +178,9 @@ def _losses(model: nn.Module, states: torch.Tensor, targets: torch.Tensor) -> to
     """Return the negative log-likelihood of every target, ``(n,)``, float64 on the CPU."""
     step = max(1, LOGITS_AT_ONCE // int(cast("Any", model).config.vocab_size))
     found = []
-    for some, wanted in zip(states.split(step), targets.split(step), strict=True):
-        logits = head_logits(model, some)
+    for start in range(0, len(states), step):
+        logits = head_logits(model, states[start : start + step])
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        wanted = targets[start : start + step]
         found.append(functional.cross_entropy(wide, wanted, reduction="none").double().cpu())
     return torch.cat(found)

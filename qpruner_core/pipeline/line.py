@@ -9,6 +9,7 @@ from typing import Any
 
 from qpruner_core.catalog import check_spec
 from qpruner_core.domain.compression import CompressionOutcome
+from qpruner_core.domain.harness import still_true
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.progress import OnProgress, Progress, never, silent
@@ -33,6 +34,7 @@ from qpruner_core.pipeline.beginning import check_feasible, merged
 from qpruner_core.pipeline.comparing import Comparing, row_words
 from qpruner_core.pipeline.compressing import compress_run
 from qpruner_core.pipeline.cutting import Cutting
+from qpruner_core.pipeline.evaluating import measured_trial
 from qpruner_core.pipeline.exporting import export_trial
 from qpruner_core.pipeline.fingerprint import Fingerprints
 from qpruner_core.pipeline.materials import Materials, bytes_16_bit
@@ -100,6 +102,7 @@ class Line:
         emptied: dict[str, Any] = dict.fromkeys(STEPS[first:])
         if first <= STEPS.index("score"):
             emptied["comparison"] = None
+        emptied["harness"] = still_true(self.record().harness, STEPS[first], STEPS)
         self._store.write(replace(self.record(), spec=spec, **emptied))
         self._leave_search()
 
@@ -364,17 +367,7 @@ class Line:
             self._searching = None
 
     def _trial(self, number: int | None) -> Trial:
-        found = self.record().search
-        if found is None:
-            raise NotReadyError("This run has no measured plans yet. Search first.")
-        wanted = found.chosen if number is None else number
-        for trial in (*found.trials, *found.baselines):
-            if trial.number == wanted and trial.metrics is not None:
-                return trial
-        raise BadInputError(
-            f"This run has no measured plan number {wanted}. Choose one of those on the Results "
-            f"page or of 'qpruner runs {self._run_id} --json'."
-        )
+        return measured_trial(self.record(), number)
 
     def _fill(self, name: str, outcome: object, seconds: float) -> None:
         record = self.record()

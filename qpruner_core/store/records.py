@@ -23,6 +23,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from qpruner_core.domain.harness import still_true
 from qpruner_core.domain.progress import Progress
 from qpruner_core.domain.record import MEASURED, STEPS, RunRecord
 from qpruner_core.domain.spec import RunSpec
@@ -178,6 +179,7 @@ class RunStore:
             comparison=found.comparison if "score" not in emptied else None,
             compressed=None,
             reproduction=None,
+            harness=still_true(found.harness, before_step, STEPS),
             spec=spec,
             run_id=new_run_id(spec.name or Path(spec.model.source).name, datetime.now(UTC)),
             created_at=events.now(),
