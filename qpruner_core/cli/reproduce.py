@@ -13,6 +13,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from qpruner_core.cli.queued import check_alone, follow
 from qpruner_core.cli.reproduce_options import data_spec, reproduction_spec
 from qpruner_core.cli.specs import model_spec
 from qpruner_core.domain.footprint import dense_bytes
@@ -80,6 +81,8 @@ def _here(
     line_of: Callable[[str], Line],
 ) -> None:
     """Make the table in this process; a run that is refused at once is not kept."""
+    if begun is not None:
+        check_alone(store, begun.run_id)
     record = begun or store.create(run)
     line = line_of(record.run_id)
     with store.writing(record.run_id):
@@ -104,8 +107,8 @@ def _follow(
     Raises:
         QPrunerError: It was refused, failed, or was stopped.
     """
-    from qpruner_core.cli.queued import follow  # noqa: PLC0415 - the job engine takes a second
-    from qpruner_core.jobs import REPRODUCE, Jobs, is_under_way  # noqa: PLC0415 - as above
+    # The job engine takes a second.
+    from qpruner_core.jobs import REPRODUCE, Jobs, is_under_way  # noqa: PLC0415
 
     jobs = Jobs(store.home)
     under_way = [job for job in jobs.list(run_id) if job.kind == REPRODUCE and is_under_way(job)]

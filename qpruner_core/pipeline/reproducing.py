@@ -20,7 +20,7 @@ from qpruner_core.catalog import check_recovery
 from qpruner_core.data.tasks import read_tasks
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.progress import OnProgress, Progress
-from qpruner_core.domain.record import ModelCard, RunRecord, Trial
+from qpruner_core.domain.record import RunRecord, Trial
 from qpruner_core.domain.reproduction import (
     VARIANTS,
     Reproduction,
@@ -29,24 +29,25 @@ from qpruner_core.domain.reproduction import (
     ratio_key,
 )
 from qpruner_core.domain.spec import RunSpec
-from qpruner_core.errors import IncompatibleShapeError, NotReadyError, StoppedError
+from qpruner_core.errors import NotReadyError, StoppedError
 from qpruner_core.inspection import inspect_model
-from qpruner_core.pipeline.beginning import check_feasible, widths_are_known
 from qpruner_core.pipeline.materials import Materials, bytes_16_bit
 from qpruner_core.pipeline.recovering import Asked, recover_plan
 from qpruner_core.pipeline.reproduction_pace import BEFORE, Pace, n_pieces, n_plans
+from qpruner_core.pipeline.reproduction_runs import (
+    alive,
+    alone_with,
+    check_ratio,
+    new_run,
+    percent,
+    wanted_spec,
+)
 from qpruner_core.pipeline.reproduction_settings import (
-    HIGH,
-    LOW,
-    cut_spec,
     held_at_16_bit,
     row_recovery,
     row_trial,
     search_spec,
 )
-from qpruner_core.pipeline.searching import check_budget
-from qpruner_core.pruning.selection import select
-from qpruner_core.quantization.shapes import check_shapes
 from qpruner_core.store.records import RunStore
 
 STEP = "reproduce"
@@ -125,7 +126,7 @@ class Reproducing:
         read_tasks(data.tasks, 1, names=data.task_names)
         card = record.load or inspect_model(record.spec.model)
         for ratio in spec.ratios:
-            _check_ratio(record, spec, card, ratio)
+            check_ratio(record, spec, card, ratio)
         table = Reproduction(
             spec=spec,
             model=card.title,
@@ -145,9 +146,9 @@ class Reproducing:
             What was done, in words; empty when the table is complete.
 
         Raises:
-            NotReadyError: The parent has no table that was begun, or somebody else writes the run
-                of a ratio.
-            StoppedError: Training was stopped; asked again, it goes on.
+            NotReadyError: The parent has no table that was begun.
+            StoppedError: Training, or the wait for another writer, was stopped; asked again, it
+                goes on.
         """
         missing = self._table().missing
         if not missing:
@@ -156,8 +157,8 @@ class Reproducing:
         ratio, variant = missing[0]
         self._ratio, self._what = ratio, "beginning"
         child = self._child(ratio)
-        with self._store.writing(child.run_id):
-            return f"{_percent(ratio)}, {self._piece(ratio, variant, owner)}"
+        with alone_with(self._store, child.run_id, self._should_stop):
+            return f"{percent(ratio)}, {self._piece(ratio, variant, owner)}"
 
     # pieces -------------------------------------------------------------------------------------
 
@@ -217,7 +218,7 @@ class Reproducing:
 
     def _note_search(self, record: RunRecord) -> None:
         """Take what the search of a ratio took, and its remarks, into the table."""
-        table, where = self._table(), _percent(self._ratio)
+        table, where = self._table(), percent(self._ratio)
         taken = sum(record.seconds.get(name, 0.0) for name in (*BEFORE, "search"))
         remarks = record.search.remarks if record.search is not None else ()
         told = tuple(f"At {where}: {sentence}" for sentence in remarks)
@@ -234,7 +235,7 @@ class Reproducing:
             None,
         )
         if twin is not None:
-            told = f"At {_percent(ratio)} the plan of {variant} is that of {twin.variant}."
+            told = f"At {percent(ratio)} the plan of {variant} is that of {twin.variant}."
             row = replace(twin, variant=variant, trial=trial.number, seconds=0.0)
             table = replace(table, remarks=(*table.remarks, told))
         else:
@@ -285,39 +286,18 @@ class Reproducing:
     def _child(self, ratio: float) -> RunRecord:
         """Return the run of a ratio; begun now, or begun anew where it was deleted."""
         table, key = self._table(), ratio_key(ratio)
-        found = self._alive(table.runs.get(key, ""))
+        found = alive(self._store, table.runs.get(key, ""))
         if found is None:
-            found = self._new_child(table, ratio)
+            found = new_run(self._store, self._store.read(self._run_id), table, ratio)
             # Rows of a run that is gone would not share the pruning of those that follow.
             rows = tuple(row for row in table.rows if row.ratio != ratio)
             runs = {**table.runs, key: found.run_id}
             self._write(replace(table, runs=runs, rows=rows))
-        spec = self._cut_spec(table, found, ratio)
+        spec = wanted_spec(table, found, ratio)
         if found.prune is None and found.spec.pruning != spec.pruning:
-            with self._store.writing(found.run_id):
+            with alone_with(self._store, found.run_id, self._should_stop):
                 self._line_of(ratio).begin(spec, ("prune",))
         return found
-
-    def _new_child(self, table: Reproduction, ratio: float) -> RunRecord:
-        parent = self._store.read(self._run_id)
-        name = f"{table.model}, {table.spec.setting}, {_percent(ratio)}"
-        others = (self._alive(run_id) for run_id in table.runs.values())
-        scored = next((run for run in others if run is not None and run.score is not None), None)
-        if scored is not None:
-            return self._store.fork(scored.run_id, "prune", name)
-        card = parent.load or inspect_model(parent.spec.model)
-        spec = cut_spec(table.spec, parent.spec, card.layout, ratio)
-        return self._store.create(replace(spec, name=name))
-
-    def _cut_spec(self, table: Reproduction, child: RunRecord, ratio: float) -> RunSpec:
-        card = child.load or inspect_model(child.spec.model)
-        spec = cut_spec(table.spec, child.spec, card.layout, ratio)
-        return replace(spec, name=child.spec.name)
-
-    def _alive(self, run_id: str) -> RunRecord | None:
-        if not run_id or not self._store.folder(run_id).is_dir():
-            return None
-        return self._store.read(run_id)
 
     def _line_of(self, ratio: float) -> ChildLine:
         """Return the line of a ratio's run with its models; that of the ratio before is
@@ -368,7 +348,7 @@ class Reproducing:
         if left is not None:
             values["seconds_left"] = left
         part = f" {told.done} of {told.total}" if told.total > 1 else ""
-        words = [f"{_percent(self._ratio)}, {self._what}{part}", told.message]
+        words = [f"{percent(self._ratio)}, {self._what}{part}", told.message]
         self._on_progress(
             Progress(
                 step=STEP,
@@ -396,28 +376,6 @@ class Reproducing:
         run_id = table.runs.get(ratio_key(self._ratio))
         steps = self._store.read(run_id).seconds if run_id is not None else {}
         return self._pace.left(table, self._ratio, done, steps, row)
-
-
-def _check_ratio(record: RunRecord, spec: ReproductionSpec, card: ModelCard, ratio: float) -> None:
-    """Refuse a ratio that no pruning reaches, or whose widths no 4-bit layer carries.
-
-    Raises:
-        QPrunerError: The message names the ratio where that is not clear.
-    """
-    asked = cut_spec(spec, record.spec, card.layout, ratio)
-    check_feasible(replace(record, load=None, prune=None), asked, ("load", "score", "prune"))
-    pruned = card.layout.pruned(select(card.layout, None, asked.pruning).plan)
-    if widths_are_known(asked.pruning):
-        try:
-            check_shapes(pruned, (LOW, HIGH))
-        except IncompatibleShapeError as error:
-            raise IncompatibleShapeError(f"At a pruning ratio of {ratio:g}, {error}") from error
-    search = search_spec(spec, record.spec.data, asked.pruning, pruned)
-    check_budget(search, card.layout, pruned)
-
-
-def _percent(ratio: float) -> str:
-    return f"{100.0 * ratio:g} %"
 
 
 def _artifact_name(variant: str) -> str:

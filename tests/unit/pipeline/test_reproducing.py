@@ -258,6 +258,11 @@ def test_a_table_that_asks_for_something_else_takes_the_place_of_the_old_one(
     [
         ({"ratios": (0.2, 0.99)}, InfeasibleRatioError, "0.99"),
         ({"recovery": replace(RECOVERY, optimizer="adamv")}, BadInputError, "adamv"),
+        (
+            {"recovery": replace(RECOVERY, initialization="pissa"), "recover_steps": 1},
+            BadInputError,
+            "pissa",
+        ),
         ({"recovery": replace(RECOVERY, sequence_length=4096)}, BadInputError, "4096"),
     ],
 )
@@ -281,6 +286,26 @@ def test_tasks_that_the_source_lacks_are_refused_at_once(
     line = start(replace(parent_spec, data=data))
     with pytest.raises(BadInputError, match="riddles"):
         line.reproduce_begin(SHORT)
+
+
+def test_another_writer_of_a_ratios_run_is_waited_for_until_a_stop(
+    parent_spec: RunSpec, start: Callable[[RunSpec], Line], store: RunStore
+) -> None:
+    line = start(parent_spec)
+    line.reproduce_begin(QUICK)
+    line.reproduce_next("somebody")
+    asked: list[bool] = []
+
+    def is_asked_twice() -> bool:
+        asked.append(True)
+        return len(asked) > 1
+
+    run_id = line.record().run_id
+    waiting = Line(store, run_id, pick_device("cpu"), should_stop=is_asked_twice)
+    with store.writing(table_of(line).runs["0.2"]), pytest.raises(StoppedError, match="waited"):
+        waiting.reproduce_next("somebody")
+    assert len(asked) == 2
+    assert line.reproduce_next("somebody") == "20 %, the dense model"
 
 
 def test_without_a_table_there_is_no_piece_to_do(
