@@ -132,6 +132,25 @@ def test_another_process_trains_a_plan_to_the_same_bits(ready, go, spec, store):
     assert again == losses(first)
 
 
+def test_workers_share_a_search_that_trains(ready, go, spec, store, trainings):
+    spec = searching(spec, recover_steps=2, n_trials=4)
+    alone = losses(go(ready, spec, "search").search)
+    run_id = store.create(spec).run_id
+    one, two = (Line(store, run_id, pick_device("cpu")) for _ in range(2))
+    go(one, spec, *UPTO_SEARCH)
+    one.begin(spec, ("search",))
+    for index in range(one.search_begin()):
+        one.search_baseline(index)
+    n_baselines = len(trainings)
+    while one.search_next("one") is not None and two.search_next("two") is not None:
+        pass
+    one.search_finish()
+    found = one.record().search
+    assert {trial.worker for trial in found.trials} == {"one", "two"}
+    assert len(trainings) == n_baselines + len(found.trials)
+    assert losses(found) == alone
+
+
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("joint", ["none", "per-layer"])
 def test_packed_and_dense_banks_of_one_pruning_and_of_several_train(
