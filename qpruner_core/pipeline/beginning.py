@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from qpruner_core.catalog import STRATEGIES
+from qpruner_core.domain.adapters import adapter_ranks
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.record import STEPS, ModelCard, RunRecord
 from qpruner_core.domain.spec import PruningSpec, RunSpec
@@ -84,8 +85,9 @@ def check_feasible(record: RunRecord, spec: RunSpec, steps: tuple[str, ...]) -> 
     card = record.load if "load" not in steps else None
     card = card or inspect_model(spec.model)
     _check_length(spec, card)
-    trains = "recover" in steps and spec.recovery.steps
-    if trains or ("search" in steps and spec.search.recover_steps):
+    trains = bool("recover" in steps and spec.recovery.steps)
+    trains = trains or bool("search" in steps and spec.search.recover_steps)
+    if trains:
         check_training(spec.recovery, spec.data)
     layout = pruned = card.layout
     if record.prune is not None and "prune" not in steps:
@@ -94,6 +96,8 @@ def check_feasible(record: RunRecord, spec: RunSpec, steps: tuple[str, ...]) -> 
         plan = select(layout, None, spec.pruning).plan
         wanted = spec.pruning.compensation == "bias"
         pruned = layout.pruned(with_biases(layout, plan) if wanted else plan)
+    if trains:
+        adapter_ranks(spec.recovery, pruned)
     further: tuple[ModelLayout, ...] = ()
     if "quantize" in steps or "search" in steps:
         check_joint(spec, layout)

@@ -292,3 +292,17 @@ def test_what_recovery_cannot_read_or_may_not_is_refused_at_the_beginning(store,
         line.begin(asked, STEPS[:4])
         with pytest.raises(BadInputError, match=found):
             line.begin(replace(asked, search=replace(asked.search, recover_steps=1)), STEPS[:6])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"targets": ("c_fc",)}, "--targets"), ({"layer_ranks": {"9": 2}}, "the layers 0 to 1")],
+)
+def test_adapters_where_the_model_has_no_linear_are_refused_before_anything_is_computed(
+    store, spec, changes, said
+):
+    line = start(store, spec)
+    wrong = replace(spec, recovery=replace(spec.recovery, steps=1, **changes))
+    with pytest.raises(BadInputError, match=said):
+        line.begin(wrong, STEPS)
+    assert line.record().prune is None
