@@ -203,7 +203,7 @@ def test_who_measures_what_is_known_while_a_search_runs(studying):
     assert [progress.step for progress in told] == ["search", "search"]
     let_go(studying, run_id, "trial-0", "trial-1")
     studying.until_status(job_id, "done")
-    assert studying.jobs.search_workers(run_id, trials_of(studying, run_id)) == ()
+    until(lambda: not studying.jobs.search_workers(run_id, trials_of(studying, run_id)), "rest")
 
 
 def paused(place):
