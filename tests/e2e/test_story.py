@@ -5,30 +5,14 @@ The real app, a real worker, the demo model, in Chromium.
 
 import os
 import re
-import shutil
-import socket
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
-from itertools import takewhile
-from pathlib import Path
-from threading import Thread
 
 import pytest
-from playwright.sync_api import Locator, Page, expect, sync_playwright
+from browser import STEP_LIMIT, press, settled, visit
+from playwright.sync_api import Locator, Page, expect
 
-ROOT = Path(__file__).resolve().parents[2]
-MINUTES = 60_000
-STEP_LIMIT = 5 * MINUTES
-CHROMIUM_FLAGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-)
 LOAD = """
 import sys, torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -41,62 +25,6 @@ print(said.shape[1] - ids.shape[1], "qpruner_core" in sys.modules)
 """
 
 pytestmark = pytest.mark.e2e
-
-
-@pytest.fixture
-def studio(tmp_path: Path) -> Iterator[str]:
-    """`make run` without make: the launcher on a free port, with a fresh home; its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-u", "-m", "app.launch", "--port", str(port)]
-    said: list[str] = []
-    with subprocess.Popen(
-        [*command, "--home", str(tmp_path / "home")],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
-        lines = iter(process.stdout.readline, "")
-        try:
-            said += takewhile(lambda line: str(port) not in line, lines)
-            assert process.poll() is None, "".join(said)
-            Thread(target=said.extend, args=(lines,), daemon=True).start()
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-            assert process.wait(30) == 0, "".join(said)[-3000:]
-
-
-@pytest.fixture
-def page() -> Iterator[Page]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=list(CHROMIUM_FLAGS)
-        )
-        page = browser.new_page(viewport={"width": 1440, "height": 1000}, accept_downloads=True)
-        page.set_default_timeout(30_000)
-        yield page
-        browser.close()
-
-
-def settled(page: Page) -> None:
-    """Wait until the script has run to its end."""
-    expect(
-        page.locator("[data-testid='stApp'][data-test-script-state='notRunning']")
-    ).to_be_visible()
-
-
-def visit(page: Page, title: str) -> None:
-    page.get_by_test_id("stSidebarNav").get_by_role("link", name=title).click()
-    expect(page.get_by_role("heading", name=title, exact=True)).to_be_visible()
-    settled(page)
-
-
-def press(page: Page, name: str) -> None:
-    page.get_by_role("button", name=name, exact=True).click()
-    settled(page)
 
 
 def raise_to(page: Page, slider: Locator, value: int) -> None:
