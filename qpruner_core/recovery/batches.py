@@ -44,6 +44,15 @@ class Batch:
         return Batch(ids=self.ids.to(device), labels=self.labels.to(device), positions=positions)
 
 
+def check_training_set(training: TrainingSet, spec: RecoverySpec) -> None:
+    """Refuse rows that have nothing to learn.
+
+    Raises:
+        DataTooShortError: No row has a token to learn.
+    """
+    _learnable(training, spec.sequence_length)
+
+
 def batches(training: TrainingSet, spec: RecoverySpec, start: int = 0) -> Iterator[Batch]:
     """Yield the batches of steps ``start`` to ``spec.steps``; the same ones wherever it starts.
 

@@ -23,6 +23,7 @@ from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.progress import OnProgress, never, silent
 from qpruner_core.domain.recovery import RecoverySpec
 from qpruner_core.recovery.adapter import save_adapter
+from qpruner_core.recovery.batches import check_training_set
 from qpruner_core.recovery.checkpoints import Checkpoints
 from qpruner_core.recovery.initialization import Start
 from qpruner_core.recovery.memory import estimated_bytes
@@ -108,6 +109,8 @@ def recover(  # noqa: PLR0913 - one call of the line, every argument is another 
     device = next(model.parameters()).device
     check_optimizer(spec.optimizer, device.type)
     adapter_ranks(spec, layout)
+    if spec.steps:
+        check_training_set(training, spec)
     estimate = estimated_bytes(layout, plan, spec, dtype)
     if spec.steps == 0:
         return _skipped(model, before or evaluate(model, 0), estimate)

@@ -8,9 +8,10 @@ import torch
 from trained_models import build, texts
 
 from qpruner_core.catalog import OPTIMIZERS
+from qpruner_core.data.training import TrainingSet
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.recovery import RecoverySpec
-from qpruner_core.errors import BadInputError, UnknownNameError
+from qpruner_core.errors import BadInputError, DataTooShortError, UnknownNameError
 from qpruner_core.quantization.packing import pack_
 from qpruner_core.recovery.lora import recover
 from qpruner_core.recovery.optimizers import check_optimizer
@@ -70,3 +71,15 @@ def test_the_state_takes_what_the_catalogue_states(name: str) -> None:
     # The levels, 2 KiB, are shared by all parameters.
     stated = float(str(OPTIMIZERS.entry(name).facts["state_bytes"]))
     assert held / parameter.numel() == pytest.approx(stated, rel=0.05)
+
+
+@pytest.mark.parametrize("spec", [RecoverySpec(targets=("c_fc",)), RecoverySpec()], ids=str)
+def test_roles_and_text_that_cannot_be_are_refused_before_anything_is_computed(
+    tmp_path: Path, spec: RecoverySpec
+) -> None:
+    model, layout = build("llama", torch.float32)
+    plan = PrecisionPlan.uniform(layout, "bf16")
+    nothing = TrainingSet.of_text(torch.empty(0, 16, dtype=torch.int64))
+    with pytest.raises(BadInputError if spec.targets else DataTooShortError):
+        recover(model, layout, plan, spec, nothing, evaluate=refuse, folder=tmp_path / "a")
+    assert all(p.requires_grad for p in model.parameters())
