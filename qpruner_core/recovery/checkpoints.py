@@ -102,6 +102,8 @@ class Checkpoints:
 
     def remove(self) -> None:
         """Delete the folder: the training has ended."""
+        # First what names the other file: a process may end between the two.
+        (self.folder / _STATE).unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _state(self) -> dict[str, Any] | None:

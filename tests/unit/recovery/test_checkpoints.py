@@ -206,3 +206,16 @@ def test_a_full_disk_is_a_sentence_and_leaves_the_checkpoint_that_was_there(
     seen: list[Progress] = []
     training.run(on_progress=seen.append)
     assert seen[0].done == 4
+
+
+def test_a_folder_that_was_half_removed_or_half_written_is_no_checkpoint(tmp_path: Path) -> None:
+    training = Training(tmp_path, SPEC)
+    expected = training.run(should_stop=stop_after(3)).losses
+    (training.checkpoint / "checkpoint.json").unlink()
+    (training.checkpoint / ".step-4.safetensors").write_bytes(b"half")
+    seen: list[Progress] = []
+    found = training.run(on_progress=seen.append, should_stop=stop_after(3))
+    assert seen[0].done == 1
+    assert found.losses == expected
+    names = sorted(path.name for path in training.checkpoint.iterdir())
+    assert names == ["checkpoint.json", "step-3.safetensors"]
