@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import inf, sqrt
 
 from qpruner_core.domain.metrics import Metrics, TaskResult
-from qpruner_core.search.noise import RESOLVED, PairedDifference, paired_error
+from qpruner_core.search.noise import PairedDifference, paired_error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,11 +27,6 @@ class AnswerDifference:
     """Items that both answered."""
     n_changed: int
     """Items of which exactly one of both was right."""
-
-    @property
-    def is_resolved(self) -> bool:
-        """Whether the difference is more than `noise.RESOLVED` standard errors."""
-        return abs(self.mean) > RESOLVED * self.error
 
 
 def losses(a: Sequence[float] | None, b: Sequence[float] | None) -> PairedDifference | None:

@@ -41,6 +41,21 @@ def of_points(found: Mapping[str, Point]) -> dict[str, tuple[float, ...]]:
     }
 
 
+def same_items(found: Mapping[str, Point]) -> frozenset[str]:
+    """Return the letters of plans whose run scores the same items of its tasks as the first
+    one's.
+    """
+
+    def items(point: Point) -> tuple[str, int]:
+        data = services.store().read(point.run_id).spec.data
+        return data.tasks, data.items_per_task
+
+    if not found:
+        return frozenset()
+    first = items(next(iter(found.values())))
+    return frozenset(letter for letter, point in found.items() if items(point) == first)
+
+
 def joint_words(records: Sequence[RunRecord], clouds: Mapping[str, Cloud], objective: str) -> str:
     """Return the sentence on pruning against bits, its differences with paired errors.
 

@@ -8,12 +8,13 @@ from math import nan
 
 import pandas as pd
 
-from app import line, pairs, points, wording
+from app import line, pairs, points, wording, wording_paired
 from app.clouds import Cloud
 from app.points import Point
 from qpruner_core.catalog import PRECISIONS, precision_formats
 from qpruner_core.domain.footprint import plan_bytes
 from qpruner_core.domain.metrics import Metrics
+from qpruner_core.domain.paired import paired
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.record import STEPS, ModelCard, RunRecord, Trial
 from qpruner_core.inspection import Fit, gpu_fits
@@ -39,7 +40,7 @@ def runs(records: Sequence[RunRecord], jobs: Sequence[Job]) -> pd.DataFrame:
                 "Best plan, measured": best.name if best else NOTHING,
                 "Weights": wording.size(best.metrics.weight_bytes) if best else NOTHING,
                 "Loss per token": wording.nats(best.metrics.loss) if best else NOTHING,
-                "Accuracy": wording.percent(best.metrics.accuracy) if best else NOTHING,
+                "Accuracy": mean_accuracy(best.metrics) if best else NOTHING,
                 "Id": record.run_id,
                 "Started": wording.day(record.created_at),
             }
@@ -128,7 +129,7 @@ def measured(found: Sequence[Point]) -> pd.DataFrame:
         ],
         "Weights": [wording.size(size) for size in cloud.weight_bytes],
         "Loss per token": [wording.nats(point.metrics.loss) for point in cloud],
-        "Accuracy": [wording.percent(point.metrics.accuracy) for point in cloud],
+        "Accuracy": [mean_accuracy(point.metrics) for point in cloud],
         "Per generated token": [wording.milliseconds(seconds) for seconds in cloud.latency],
         "Device": [point.metrics.device for point in cloud],
     }
@@ -186,11 +187,15 @@ def _difference(
         return {}
     error = f" ± {by_loss.error:.4f}" if by_loss is not None else ""
     by = ["loss"] if by_loss is not None and by_loss.is_resolved else []
-    by += ["accuracy"] if found is not None and found.is_resolved else []
+    # Accuracies differ where the exact test on the items says so, not their error alone.
+    test = paired(b, a)
+    by += ["accuracy"] if test is not None and test.differs else []
     row = {"Plans": plans, "Loss, nats": f"{b.loss - a.loss:+.4f}{error}"}
     if found is not None:
         row["Accuracy"] = f"{100 * found.mean:+.1f} ± {100 * found.error:.1f} points"
         row["Items differ"] = f"{found.n_changed} of {found.n_items}"
+    if test is not None:
+        row["McNemar"] = wording_paired.p_words(test.p_value)
     return {**row, "Told apart": f"by {' and '.join(by)}" if by else "no"}
 
 
@@ -202,7 +207,7 @@ def compare(columns: Mapping[str, Metrics]) -> pd.DataFrame:
         rows[name] = {
             "Loss, nats/token": f"{metrics.loss:.3f}",
             "Perplexity": f"{metrics.perplexity:.2f}",
-            **_accuracy(metrics),
+            "Accuracy": mean_accuracy(metrics),
             "Weights": wording.size(metrics.weight_bytes),
             "Reading": wording.speed(metrics.prefill_tokens_per_second),
             "Writing": wording.speed(metrics.decode_tokens_per_second),
@@ -213,12 +218,19 @@ def compare(columns: Mapping[str, Metrics]) -> pd.DataFrame:
             "Peak memory": wording.size(peak) if peak is not None else NOTHING,
             "Device": metrics.device,
         } | {
-            task: wording.percent(result.accuracy)
+            task: wording.accuracy(result.accuracy, result.standard_error)
             for task, result in sorted(metrics.tasks.items())
         }
     # A row that no candidate fills says nothing.
     frame = pd.DataFrame(rows).fillna(NOTHING)
     return frame.loc[[any(v != NOTHING for v in row) for row in frame.to_numpy()]]
+
+
+def mean_accuracy(metrics: Metrics) -> str:
+    """Return the mean accuracy with its standard error; ``-`` without tasks."""
+    if not (metrics.tasks or metrics.accuracy):
+        return NOTHING
+    return wording.accuracy(metrics.accuracy, metrics.standard_error)
 
 
 def _seconds_per_token(metrics: Metrics) -> float:

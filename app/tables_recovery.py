@@ -44,11 +44,13 @@ def _column(metrics: Metrics, after: Metrics) -> dict[str, str]:
     }
     if after.tasks:
         rows["Accuracy, mean"] = (
-            accuracy(metrics.accuracy, metrics.standard_error) if metrics.tasks else NOTHING
+            wording.accuracy(metrics.accuracy, metrics.standard_error)
+            if metrics.tasks
+            else NOTHING
         )
     for name in sorted(after.tasks):
         found = metrics.tasks.get(name)
-        rows[name] = accuracy(found.accuracy, found.standard_error) if found else NOTHING
+        rows[name] = wording.accuracy(found.accuracy, found.standard_error) if found else NOTHING
     return rows
 
 
@@ -65,8 +67,3 @@ def _changes(before: Metrics, after: Metrics) -> dict[str, str]:
         change = after.tasks[name].accuracy - found.accuracy if found else 0.0
         rows[name] = wording.points(change) if found else NOTHING
     return rows
-
-
-def accuracy(share: float, error: float) -> str:
-    """Return an accuracy with its standard error, such as ``61.4 ± 2.9 %``."""
-    return f"{100 * share:.1f} ± {100 * error:.1f} %"

@@ -248,7 +248,9 @@ def _mean(metrics: Metrics) -> str:
 
 
 def _accuracy(metrics: Metrics) -> str:
-    return wording.percent(metrics.accuracy) if metrics.tasks else NOTHING
+    if not metrics.tasks:
+        return NOTHING
+    return wording.accuracy(metrics.accuracy, metrics.standard_error)
 
 
 def _plus_minus(share: float, error: float) -> str:

@@ -4,9 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import streamlit as st
 
-from app import foresight, points, services, state, tables_plan, tables_signals, widgets, wording
+from app import (
+    foresight,
+    points,
+    services,
+    state,
+    tables_plan,
+    tables_signals,
+    widgets,
+    wording,
+    wording_paired,
+)
+from app.clouds import Cloud
 from app.glossary import tip
 from app.points import Point
 from app.widgets import Figure
@@ -18,6 +30,9 @@ from qpruner_core.domain.signals import predicts
 from qpruner_core.domain.spec import SearchSpec
 from qpruner_core.search.knapsack import PredictedPoint, best_under, predict
 from qpruner_core.search.space import SearchSpace
+
+N_TESTED = 200
+"""Plans that the best one is tested against at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +46,8 @@ class Best:
     """The best measured plan within the budget."""
     has_trials: bool
     """Whether anything was measured."""
+    near: str = ""
+    """How many other plans within the budget are not called different from the best one."""
 
     @property
     def differing(self) -> frozenset[str]:
@@ -63,13 +80,15 @@ def _best(record: RunRecord, spec: SearchSpec, budget: int) -> Best:
     if layout is None:
         raise ValueError("what a budget buys needs the layout of its model")
     spaces = (each.space for each in (known, front) if each is not None)
+    top = points.best_under(found, budget, spec.objective)
     return Best(
         space=next(spaces, None)
         or SearchSpace(layout, spec.precisions, spec.tie, fixed=spec.fixed),
         # The slider stands on the smallest plan or above; a hair below it is rounding.
         predicted=best_under(front, max(budget, int(front.weight_bytes[0]))) if front else None,
-        measured=points.best_under(found, budget, spec.objective),
+        measured=top,
         has_trials=bool(found),
+        near=_near(found, budget, spec.objective, top),
     )
 
 
@@ -125,6 +144,7 @@ def _measured(record: RunRecord, spec: SearchSpec, best: Best) -> None:
         + _foreseen(record, spec, best.space, top.plan)
         + _difference(best)
         + _accuracy(top)
+        + best.near
         + _levels(record, top.plan)
     )
     if record.search is not None and st.button(
@@ -161,6 +181,19 @@ def _accuracy(point: Point) -> str:
         return ""
     error = 100 * point.metrics.standard_error
     return f" Accuracy {wording.percent(point.metrics.accuracy)} ± {error:.1f} points."
+
+
+def _near(found: Cloud, budget: int, objective: str, top: Point | None) -> str:
+    """Return how many plans within the budget answer no differently than the best one, of a search
+    that looks for it; of very many plans the next best.
+    """
+    if objective != "accuracy" or top is None or not top.metrics.tasks:
+        return ""
+    within = np.flatnonzero((found.weight_bytes <= budget) & found.has_plan)
+    order = np.argsort(found.badness(objective)[within], kind="stable")
+    nearest = [found[int(index)] for index in within[order][:N_TESTED]]
+    others = [point.metrics for point in nearest if point.key != top.key]
+    return wording_paired.near_best(top.metrics, others)
 
 
 def _levels(record: RunRecord, plan: PrecisionPlan) -> str:

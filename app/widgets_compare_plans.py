@@ -5,6 +5,7 @@ their numbers.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -21,10 +22,12 @@ from app import (
     tables_plan,
     widgets,
     wording,
+    wording_paired,
 )
 from app.clouds import Cloud
 from app.glossary import tip
 from app.points import BASELINE, Point
+from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.record import RunRecord
 
 LETTERS = "ABCD"
@@ -131,25 +134,53 @@ def maps(compared: Mapping[str, Point], owners: Mapping[str, RunRecord]) -> None
 def numbers(compared: Mapping[str, Point]) -> None:
     """Draw the measured numbers side by side, and how sure the differences are."""
     metrics = {letter: point.metrics for letter, point in compared.items()}
-    left, right = st.columns([4, 3], gap="large")
-    with left:
-        widgets.origin_badge(wording.MEASURED)
-        st.dataframe(tables.compare(metrics), height="content")
-    with right:
-        found = tables.answer_differences(metrics, sequences.of_points(compared))
-        if len(found):
-            st.markdown("**Two by two, on the same text** (paired)", help=tip("paired"))
-            st.dataframe(found, hide_index=True, height="content")
-            if (found["Told apart"] == "no").any():
-                st.caption(
-                    "Plans that are not told apart differ by less than twice the standard error "
-                    "of their difference: take the cheaper one, or evaluate on more text or items."
-                )
-        elif len(metrics) > 1:
-            st.caption(
-                "How sure the differences are shows where losses and answers item by item were "
-                "kept; these plans were measured without them."
-            )
+    widgets.origin_badge(wording.MEASURED)
+    st.dataframe(tables.compare(metrics), height="content")
+    if len(metrics) < 2:
+        return
+    # Of runs that score other items, answers are not paired, whatever their tasks are called.
+    alike = sequences.same_items(compared)
+    pairable = {
+        letter: each if letter in alike else replace(each, tasks={})
+        for letter, each in metrics.items()
+    }
+    _answers(metrics, alike)
+    _two_by_two(pairable, sequences.of_points(compared))
+
+
+def _answers(metrics: Mapping[str, Metrics], alike: frozenset[str]) -> None:
+    """Say of every plan whether it answers otherwise than plan A."""
+    scored = {letter for letter, each in metrics.items() if each.tasks}
+    if not scored:
+        return
+    st.markdown("**Against plan A, on the same items**", help=tip("paired_test"))
+    told = [
+        wording_paired.against(letter, each, metrics["A"])
+        if letter in alike
+        else wording_paired.not_of_the_same_items(letter)
+        for letter, each in metrics.items()
+        if letter != "A"
+    ]
+    st.markdown("\n".join(f"- {sentence}" for sentence in told))
+
+
+def _two_by_two(metrics: Mapping[str, Metrics], losses: Mapping[str, Sequence[float]]) -> None:
+    """Draw how every two plans differ."""
+    found = tables.answer_differences(metrics, losses)
+    if not len(found):
+        st.caption(
+            "How sure the differences are shows where losses and answers item by item were "
+            "kept; these plans were measured without them."
+        )
+        return
+    st.markdown("**Two by two, on the same text** (paired)", help=tip("paired"))
+    st.dataframe(found, hide_index=True, height="content")
+    if (found["Told apart"] == "no").any():
+        st.caption(
+            "Plans that are not told apart differ in loss by less than twice the standard error "
+            "of their difference, and answer no differently by the exact McNemar test: take the "
+            "cheaper one, or evaluate on more text or items."
+        )
 
 
 def _ask(names: Mapping[str, str], a: str, others: Sequence[str]) -> None:

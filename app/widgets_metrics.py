@@ -22,7 +22,7 @@ def quality(before: Metrics, after: Metrics) -> list[Figure]:
         return [loss]
     accuracy = Figure(
         label="Accuracy",
-        value=wording.percent(after.accuracy),
+        value=wording.accuracy(after.accuracy, after.standard_error),
         term="accuracy",
         origin=wording.MEASURED,
         change=wording.points(after.accuracy - before.accuracy),

@@ -119,6 +119,11 @@ def percent(share: float, digits: int = 1) -> str:
     return f"{100.0 * share:.{digits}f} %"
 
 
+def accuracy(share: float, error: float) -> str:
+    """Return an accuracy with its standard error, such as ``61.4 ± 2.9 %``."""
+    return f"{100.0 * share:.1f} ± {100.0 * error:.1f} %"
+
+
 def points(difference: float) -> str:
     """Return the difference of two shares in percentage points, with its sign."""
     return f"{100.0 * difference:+.1f} points"

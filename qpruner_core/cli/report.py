@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from qpruner_core.cli.compress import compression_document, compression_lines
-from qpruner_core.cli.report_evaluation import harness_document
+from qpruner_core.cli.report_evaluation import accuracy_words, harness_document
 from qpruner_core.cli.report_pruning import (
     comparison_document,
     comparison_lines,
@@ -126,6 +126,9 @@ def metrics_document(metrics: Metrics) -> dict[str, Any]:
         "accuracy": metrics.accuracy if metrics.tasks else None,
         "standard_error": metrics.standard_error if metrics.tasks else None,
         "tasks": {name: result.accuracy for name, result in metrics.tasks.items()},
+        "task_standard_errors": {
+            name: result.standard_error for name, result in metrics.tasks.items()
+        },
         "weight_bytes": metrics.weight_bytes,
         "prefill_tokens_per_second": metrics.prefill_tokens_per_second,
         "decode_tokens_per_second": metrics.decode_tokens_per_second,
@@ -165,7 +168,7 @@ def run_lines(record: RunRecord) -> list[str]:
             f"pruned {pruned.spec.ratio:.0%} by {pruned.spec.criterion}: "
             f"{pruned.parameters_before:,} -> {pruned.parameters_after:,} parameters, "
             f"loss {pruned.before.loss:.3f} -> {pruned.after.loss:.3f}, "
-            f"accuracy {pruned.before.accuracy:.1%} -> {pruned.after.accuracy:.1%}"
+            f"accuracy {accuracy_words(pruned.before)} -> {accuracy_words(pruned.after)}"
         )
         lines += [words for words in (what_stays(record),) if words]
         lines += list(pruned.warnings)

@@ -103,6 +103,13 @@ def _rate(rate: Rate) -> str:
     return f"{rate.median:,.1f} ({rate.lower:,.1f} to {rate.upper:,.1f})"
 
 
+def accuracy_words(metrics: Metrics) -> str:
+    """Return the mean accuracy with its standard error; ``-`` without tasks."""
+    if not metrics.tasks:
+        return "-"
+    return f"{100 * metrics.accuracy:.1f} ± {100 * metrics.standard_error:.1f} %"
+
+
 def metrics_lines(metrics: Metrics) -> list[str]:
     """Return loss, accuracies with their standard errors and the bytes of the weights."""
     lines = [f"loss {metrics.loss:.4f}, perplexity {metrics.perplexity:.3f}"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from qpruner_core.cli.report_evaluation import accuracy_words
 from qpruner_core.domain.layout import KINDS, ModelLayout
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.record import ComparedPruning, Comparison, PruningOutcome, RunRecord
@@ -70,13 +71,13 @@ def comparison_lines(found: Comparison) -> list[str]:
     lines = [
         f"criteria at a pruning ratio of {found.spec.ratio:g}, {found.spec.scope} scope, "
         f"{found.spec.shape} shape:",
-        f"  {'criterion':<18}{'compensation':<14}{'loss':>8}{'accuracy':>10}"
+        f"  {'criterion':<18}{'compensation':<14}{'loss':>8}{'accuracy':>14}"
         f"{'parameters':>14}{'seconds':>9}",
-        f"  {'(dense)':<32}{found.dense.loss:>8.4f}{_accuracy(found.dense):>10}",
+        f"  {'(dense)':<32}{found.dense.loss:>8.4f}{accuracy_words(found.dense):>14}",
     ]
     return lines + [
         f"  {row.criterion:<18}{row.compensation:<14}{row.metrics.loss:>8.4f}"
-        f"{_accuracy(row.metrics):>10}{row.parameters:>14,}{row.seconds:>9.1f}"
+        f"{accuracy_words(row.metrics):>14}{row.parameters:>14,}{row.seconds:>9.1f}"
         for row in _ranked(found)
     ]
 
@@ -118,7 +119,3 @@ def _measured(metrics: Metrics) -> dict[str, Any]:
         "weight_bytes": metrics.weight_bytes,
         "device": metrics.device,
     }
-
-
-def _accuracy(metrics: Metrics) -> str:
-    return f"{metrics.accuracy:.1%}" if metrics.tasks else "-"

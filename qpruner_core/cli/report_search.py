@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from qpruner_core.cli.report_evaluation import accuracy_words
 from qpruner_core.domain.footprint import bits_per_weight, format_bytes
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.metrics import Metrics
@@ -86,7 +87,7 @@ def _line(trial: Trial, metrics: Metrics, found: SearchOutcome, layout: ModelLay
         f"  {marks} {_name(trial):<22}"
         f"{format_bytes(metrics.weight_bytes):>10}"
         f"{bits_per_weight(layout, metrics.weight_bytes):>7.2f} bits  "
-        f"loss {metrics.loss:.4f}  accuracy {metrics.accuracy:.1%}"
+        f"loss {metrics.loss:.4f}  accuracy {accuracy_words(metrics)}"
         f"{_cost_words(metrics, found.spec.cost)}"
     )
 

@@ -85,3 +85,21 @@ def test_the_sentence_on_pruning_tells_the_paired_error(store, keep):
     assert "(standard error 0.000)" in told
     assert "no standard error" not in told
     assert "points of accuracy" in sequences.joint_words([record], clouds, "accuracy")
+
+
+def test_every_compared_plan_is_tested_against_plan_a(open_page, run_at, said):
+    record = run_at("search")
+    keys = [f"{record.run_id}:{number}" for number in (3, 5, -2)]
+    at = open_page("results", record, trial=keys[0], other=",".join(keys[1:]))
+    assert "**B against A**: B answers" in said(at)
+    assert "called different" in said(at)
+    assert "**C against A**" in said(at)
+
+
+def test_answers_to_other_items_are_not_compared(open_page, run_at, store, said):
+    first, second = run_at("search"), run_at("search", name="Other")
+    data = replace(second.spec.data, items_per_task=7)
+    store.write(replace(second, spec=replace(second.spec, data=data)))
+    keys = [f"{first.run_id}:3", f"{second.run_id}:5"]
+    at = open_page("results", first, trial=keys[0], other=keys[1], **{"with": second.run_id})
+    assert "scores other items than that of A" in said(at)

@@ -21,6 +21,6 @@ def test_rows_that_no_candidate_fills_are_left_out() -> None:
 
 def test_a_row_that_one_candidate_fills_is_kept() -> None:
     table = tables.compare({"A": BARE, "B": FULL})
-    assert list(table.loc["Accuracy"]) == ["-", "50.0 %"]
+    assert list(table.loc["Accuracy"]) == ["-", "50.0 ± 16.7 %"]
     assert list(table.loc["Writing"]) == ["-", "61 tokens/s"]
-    assert list(table.loc["quiz"]) == ["-", "50.0 %"]
+    assert list(table.loc["quiz"]) == ["-", "50.0 ± 16.7 %"]
