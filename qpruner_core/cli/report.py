@@ -15,6 +15,7 @@ from qpruner_core.cli.report_pruning import (
 )
 from qpruner_core.cli.report_recovery import recovery_document, recovery_lines
 from qpruner_core.cli.report_search import search_document, search_lines
+from qpruner_core.domain import reproduction_table
 from qpruner_core.domain.footprint import dense_bytes, format_bytes, plan_bytes
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.plan import PrecisionPlan
@@ -84,6 +85,8 @@ def run_document(record: RunRecord) -> dict[str, Any]:
         document["harness"] = [harness_document(outcome) for outcome in record.harness]
     if record.compressed is not None:
         document["compressed"] = compression_document(record.compressed)
+    if record.reproduction is not None:
+        document["reproduction"] = reproduction_table.document(record.reproduction)
     return document
 
 
@@ -192,4 +195,10 @@ def run_lines(record: RunRecord) -> list[str]:
     if record.compressed is not None:
         lines += ["beside the line, layer by layer:"]
         lines += [f"  {line}" for line in compression_lines(record.compressed)]
+    if record.reproduction is not None:
+        table = record.reproduction
+        lines.append(
+            f"the paper's table, setting {table.spec.setting}: {len(table.rows)} of "
+            f"{table.n_rows} rows"
+        )
     return lines

@@ -168,6 +168,11 @@ def notes(table: Reproduction) -> tuple[str, ...]:
         f"The last column is {SUBJECT} minus the row in points, with the p-value of the exact "
         f"McNemar test on the same items; * marks p < {LEVEL:g}.",
     ]
+    if spec.setting == "script":
+        found.append(
+            "As in the public script, the first and last layers of every QPruner row stay at "
+            "16 bit, and 8-bit layers hold 16-bit weights; memory is counted as it is held."
+        )
     if not table.is_complete:
         found.append(f"{len(table.rows)} of {table.n_rows} rows are measured so far.")
     return (*found, *table.remarks)

@@ -128,6 +128,11 @@ def test_the_folder_holds_the_table_in_every_form_and_the_same_command_has_nothi
     assert main([*command, f"--out={out}", "--json", "--quiet"]) == 0
     assert json.loads(capsys.readouterr().out) == made
     assert len(store.list()) == n_runs
+    assert main(["runs", made["run_id"], command[-1], "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["reproduction"]
+    assert told["rows"] == made["rows"]
+    assert main(["runs", made["run_id"], command[-1]]) == 0
+    assert "setting paper: 4 of 4 rows" in capsys.readouterr().out
 
 
 def test_an_interrupted_command_says_so_and_goes_on_where_it_was(

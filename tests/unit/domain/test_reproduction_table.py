@@ -153,6 +153,12 @@ def test_notes_say_what_was_done_with_what_and_when(table):
     assert table.remarks[0] in told
 
 
+def test_only_the_scripts_setting_warns_of_what_its_8_bit_layers_hold(table):
+    script = replace(table, spec=replace(table.spec, setting="script"))
+    assert any("hold 16-bit weights" in note for note in written.notes(script))
+    assert not any("hold 16-bit weights" in note for note in written.notes(table))
+
+
 def test_a_table_that_is_not_complete_says_so_and_shows_what_there_is(table):
     part = replace(table, rows=table.rows[:2], dense=None)
     assert [each["row"] for each in read(part)] == list(VARIANTS[:2])
