@@ -67,7 +67,21 @@ def full(metrics: Metrics) -> None:
         st.dataframe(tables.tasks(metrics), hide_index=True)
     st.caption(
         f"Loss {wording.nats(metrics.loss)} per token, measured on {metrics.device} in "
-        f"{wording.seconds(metrics.seconds)}."
+        f"{wording.seconds(metrics.seconds)}." + _spread(metrics)
+    )
+
+
+def _spread(metrics: Metrics) -> str:
+    """Return on what the speeds were measured and how far they spread; empty in older records."""
+    timed = metrics.speed
+    if timed is None:
+        return ""
+    spec = timed.spec
+    return (
+        f" Speeds are medians of {spec.n_repetitions} repetitions after one that warms up, at "
+        f"batch {spec.batch} and a context of {spec.context} tokens; quartiles: reading "
+        f"{timed.prefill.lower:,.0f} to {timed.prefill.upper:,.0f}, writing "
+        f"{timed.decode.lower:,.0f} to {timed.decode.upper:,.0f} tokens/s."
     )
 
 

@@ -11,6 +11,7 @@ from app import wording
 from qpruner_core.domain.footprint import dense_bytes
 from qpruner_core.domain.progress import Progress
 from qpruner_core.domain.spec import PruningSpec, SearchSpec
+from qpruner_core.domain.speed import Rate, Speed, SpeedSpec
 from qpruner_core.jobs import WorkerInfo
 from qpruner_core.pruning.selection import select
 
@@ -401,3 +402,13 @@ def test_while_rows_still_come_none_is_offered(open_page, run_at, compared, jobs
     at = open_page("pruning", record)
     assert "compare/use" not in [button.key for button in at.button]
     assert len(at.dataframe[0].value) == 6
+
+
+def test_speeds_are_shown_with_their_spread(open_page, run_at, store, said):
+    record = run_at("evaluate")
+    rates = {name: Rate(median=50.0, lower=41.0, upper=57.0) for name in ("prefill", "decode")}
+    timed = replace(record.evaluate, speed=Speed(spec=SpeedSpec(context=128), **rates))
+    store.write(replace(record, evaluate=timed))
+    at = open_page("pruning", record)
+    assert "medians of 5 repetitions" in said(at)
+    assert "writing 41 to 57 tokens/s" in said(at)
