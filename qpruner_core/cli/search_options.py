@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, ArgumentTypeError
 
 from qpruner_core.catalog import CRITERIA, STRATEGIES
-from qpruner_core.cli.specs import strategy_option
+from qpruner_core.cli.specs import layer_precision, strategy_option
 from qpruner_core.domain import signals
 from qpruner_core.domain.record import RunRecord
 from qpruner_core.domain.spec import COSTS, JOINTS, OBJECTIVES, SIGNALS, RunSpec, SearchSpec
@@ -88,6 +88,14 @@ def _ways(parser: ArgumentParser) -> None:
         metavar="RATIO,...",
         help="pruning ratios of a joint search besides the run's own, ascending, such as 0.3,0.4; "
         "'none' takes them back",
+    )
+    parser.add_argument(
+        "--layer-precision",
+        action="append",
+        type=layer_precision,
+        metavar="LAYER=PRECISION",
+        help="precision of one layer by hand, such as 0=bf16, which the search leaves alone; may "
+        "be repeated; 'none' takes back those of the run",
     )
 
 

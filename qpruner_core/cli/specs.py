@@ -110,6 +110,18 @@ def layer_ratio(text: str) -> tuple[str, float] | None:
     )
 
 
+def layer_precision(text: str) -> tuple[str, str] | None:
+    """Read a precision by hand such as ``0=bf16``; None for ``none``."""
+    if text == "none":
+        return None
+    layer, _, precision = text.partition("=")
+    if layer.strip().isdecimal() and precision.strip():
+        return str(int(layer)), precision.strip()
+    raise ArgumentTypeError(
+        f"{text!r} is no precision of a layer; give its index and a name, such as 0=bf16"
+    )
+
+
 def criterion_option(text: str) -> tuple[str, str, OptionValue]:
     """Read an option of a criterion such as ``taylor.aggregation=vector``."""
     where, equals, value = text.partition("=")
@@ -197,6 +209,10 @@ def _with_tables(spec: RunSpec, arguments: Namespace) -> RunSpec:
     search = _with_strategy_options(spec.search, arguments)
     recovery = _with_ranks(_with_initialization_options(spec.recovery, arguments), arguments)
     spec = replace(spec, search=search, recovery=recovery)
+    fixed = getattr(arguments, "layer_precision", None)
+    if fixed is not None:
+        layers = dict(pair for pair in fixed if pair is not None)
+        spec = replace(spec, search=replace(spec.search, fixed=layers))
     by_hand = getattr(arguments, "layer_ratio", None)
     if by_hand is not None:
         ratios = dict(pair for pair in by_hand if pair is not None)

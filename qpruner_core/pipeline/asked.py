@@ -27,6 +27,7 @@ _NOT_LAYER_BY_LAYER = (
     "--recover-steps",
     "--joint",
     "--joint-ratios",
+    "--layer-precision",
     "--task-names",
     "--format",
     "--merge-adapter",
@@ -143,6 +144,7 @@ def options_of(spec: RunSpec) -> list[str]:
     words += [
         f"--layer-ratio={layer}={ratio}" for layer, ratio in spec.pruning.layer_ratios.items()
     ]
+    words += [f"--layer-precision={layer}={name}" for layer, name in spec.search.fixed.items()]
     words += [
         f"--criterion-option={criterion}.{name}={value}"
         for criterion, options in spec.importance.options.items()

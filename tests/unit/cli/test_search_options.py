@@ -67,10 +67,27 @@ def test_run_and_search_take_every_option():
     assert overlay(known, parsed("search some-run")).search == SearchSpec()
 
 
+def test_layers_get_a_precision_by_hand_and_give_it_back():
+    asked = parsed("run --layer-precision 0=bf16 --layer-precision 11=int8")
+    spec = run_spec(asked)
+    assert spec.search.fixed == {"0": "bf16", "11": "int8"}
+    again = shlex.join(["run", *options_of(spec)])
+    assert run_spec(parsed(again)).search == spec.search
+    assert "--layer-precision" not in compress_command(spec)
+    assert overlay(spec, parsed("search RUN --layer-precision none")).search.fixed == {}
+    assert overlay(spec, parsed("search RUN")).search.fixed == spec.search.fixed
+
+
+def test_a_precision_of_no_layer_is_refused_with_an_example(capsys):
+    with pytest.raises(SystemExit):
+        parsed("search RUN --layer-precision first=bf16")
+    assert "0=bf16" in capsys.readouterr().err
+
+
 def test_every_field_of_the_spec_was_asked_for():
     usual = SearchSpec()
     same = {f.name for f in fields(SearchSpec) if getattr(ASKED, f.name) == getattr(usual, f.name)}
-    # Precisions by hand are those of the paper's table alone, which asks for them itself.
+    # Precisions by hand do not go with a joint search.
     assert same == {"tie", "objective", "seed", "recover_steps", "fixed"}
     assert TRAINED.recover_steps != usual.recover_steps
 
