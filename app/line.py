@@ -31,7 +31,7 @@ def steps_until(record: RunRecord, goal: str, redo: str | None = None) -> tuple[
             do.
     """
     last = STEPS.index(goal)
-    empty = (STEPS.index(step) for step in STEPS[:last] if getattr(record, step) is None)
+    empty = (STEPS.index(step) for step in record.missing_before(goal))
     first = min([*empty, last if redo is None else STEPS.index(redo)])
     return STEPS[min(first, last) : last + 1]
 

@@ -110,7 +110,7 @@ def _continue(arguments: Namespace) -> None:
     if getattr(arguments, "workers", None) is None:
         check_alone(store, record.run_id)
     upto = STEPS.index(wanted)
-    missing = [STEPS.index(step) for step in STEPS[:upto] if getattr(record, step) is None]
+    missing = [STEPS.index(step) for step in record.missing_before(wanted)]
     if wanted == "search" and not answers(record, spec):
         # What the search asks of its signals differs from what was measured.
         missing.append(STEPS.index("quantize"))

@@ -22,6 +22,7 @@ from qpruner_core.errors import DataTooShortError
 from qpruner_core.inspection.instructions import (
     Instruction,
     is_instruction_file,
+    no_answer,
     read_instructions,
 )
 from qpruner_core.inspection.sources import WIKITEXT, check_apart, training_source
@@ -108,8 +109,11 @@ def _of_instructions(
     tokenizer: PreTrainedTokenizerBase,
 ) -> TrainingSet:
     source, evaluated = training_source(recovery, data), _evaluated(data)
-    apart = [example for example in read if not _is_seen(example, evaluated)]
-    _check_some(len(apart), len(read), source, "examples")
+    answered = [example for example in read if example.is_answered]
+    if not answered:
+        raise no_answer(source, len(read))
+    apart = [example for example in answered if not _is_seen(example, evaluated)]
+    _check_some(len(apart), len(answered), source, "examples")
     examples, told = _cut(encoded(tokenizer, apart), len(apart), recovery, source)
     lengths = [len(example.ids) for example in examples]
     if recovery.packing:
@@ -121,8 +125,19 @@ def _of_instructions(
         rows,
         pad=_pad_id(tokenizer),
         train_on_prompt=recovery.train_on_prompt,
-        remarks=(*_left_out(len(read) - len(apart), "example", "examples"), *told),
+        remarks=(
+            *_without_answer(len(read) - len(answered)),
+            *_left_out(len(answered) - len(apart), "example", "examples"),
+            *told,
+        ),
     )
+
+
+def _without_answer(count: int) -> tuple[str, ...]:
+    if not count:
+        return ()
+    words = "1 example has" if count == 1 else f"{count:,} examples have"
+    return (f"{words} no answer: left out of training.",)
 
 
 def _is_seen(example: Instruction, evaluated: Evaluated) -> bool:

@@ -367,6 +367,17 @@ class RunRecord:
         """The first empty slot, None when the line is complete."""
         return next((step for step in STEPS if getattr(self, step) is None), None)
 
+    def missing_before(self, goal: str) -> tuple[str, ...]:
+        """Return the empty slots that have to be filled before a step can run, in line order.
+
+        What *evaluate* measures is read by no other step, so that a search that was finished
+        without it is not made again for it.
+        """
+        empty = [step for step in STEPS[: STEPS.index(goal)] if getattr(self, step) is None]
+        if self.search is not None and "evaluate" in empty:
+            empty.remove("evaluate")
+        return tuple(empty)
+
     @property
     def study_name(self) -> str:
         """Name of the study in Optuna's storage: the run, and a fingerprint of what is asked.

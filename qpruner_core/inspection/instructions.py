@@ -34,7 +34,13 @@ class Instruction:
     input: str = ""
     """What the instruction is about; may be empty."""
     output: str
-    """The answer; never blank."""
+    """The answer; blank where the file gives none, as the published Alpaca file does here and
+    there: nothing can be learned from that."""
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether there is an answer to learn."""
+        return bool(self.output.strip())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +48,7 @@ class InstructionCard:
     """What an instruction file holds."""
 
     n_examples: int
-    """>= 1."""
+    """Those with an answer; >= 1."""
     n_with_input: int
     """Examples whose input is not empty."""
     n_characters: int
@@ -77,28 +83,50 @@ def examine(path: str | Path) -> InstructionCard:
         DataTooShortError: It holds no example.
     """
     examples: list[Instruction] = []
+    unanswered: list[int] = []
     further: set[str] = set()
     for entry in _entries(path):
-        examples.append(_checked(entry, path))
+        example = _checked(entry, path)
         further.update(entry.value)
+        if example.is_answered:
+            examples.append(example)
+        else:
+            unanswered.append(entry.line)
     further.difference_update(_KEYS)
+    if not examples:
+        raise no_answer(path, len(unanswered))
     return InstructionCard(
         n_examples=len(examples),
         n_with_input=sum(bool(example.input) for example in examples),
         n_characters=sum(len(e.instruction) + len(e.input) + len(e.output) for e in examples),
         first_instruction=examples[0].instruction,
-        warnings=_warnings(examples, further),
+        warnings=(*_unanswered(unanswered), *_warnings(examples, further)),
     )
 
 
 def read_instructions(path: str | Path) -> tuple[Instruction, ...]:
-    """Return the examples of a file in their order.
+    """Return the examples of a file in their order, those without an answer too.
 
     Raises:
         BadInputError: As for `examine`.
         DataTooShortError: It holds no example.
     """
     return tuple(_checked(entry, path) for entry in _entries(path))
+
+
+def no_answer(path: str | Path, n_examples: int) -> DataTooShortError:
+    """Return the refusal of a file of which no example has an answer."""
+    return DataTooShortError(
+        f"None of the {n_examples:,} examples in {str(path)!r} has an answer under 'output'. Give "
+        f"a file with answers, such as {_EXAMPLE}."
+    )
+
+
+def _unanswered(lines: list[int]) -> tuple[str, ...]:
+    if not lines:
+        return ()
+    words = "1 example has" if len(lines) == 1 else f"{len(lines):,} examples have"
+    return (f"{words} no answer (the first in line {lines[0]:,}): left out of training.",)
 
 
 def _warnings(examples: list[Instruction], further: set[str]) -> tuple[str, ...]:
@@ -211,7 +239,7 @@ def _complaint(stated: Mapping[str, Any]) -> str:
             continue
         if not isinstance(text, str):
             return f"states {key!r} as {_short(text)}, which is not a text"
-        if key != "input" and not text.strip():
+        if key == "instruction" and not text.strip():
             return f"states {key!r} without a text"
         if not _is_unicode(text):
             return f"states {key!r} with half a character (a lone surrogate)"

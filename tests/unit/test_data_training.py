@@ -219,6 +219,20 @@ def test_instructions_are_packed_cut_and_counted(tiny_tokenizer, instruction_fil
     assert int((prompts.labels != IGNORED).sum()) > int((found.labels != IGNORED).sum())
 
 
+def test_an_example_without_an_answer_is_left_out_and_counted(
+    tiny_tokenizer, instruction_file, sentence
+):
+    entries = [{"instruction": sentence(3), "output": sentence(4)} for _ in range(4)]
+    silent = {"instruction": sentence(3), "output": "  "}
+    asked = recovery(packing=False, training=str(instruction_file([*entries, silent])))
+    found = load_training(asked, DataSpec(tasks="none"), tiny_tokenizer)
+    assert len(found) == 4
+    assert found.remarks[0] == "1 example has no answer: left out of training."
+    asked = recovery(training=str(instruction_file([silent], "silent.json")))
+    with pytest.raises(DataTooShortError, match="has an answer"):
+        load_training(asked, DataSpec(tasks="none"), tiny_tokenizer)
+
+
 def test_without_packing_every_example_has_a_row(tiny_tokenizer, instruction_file):
     spec = recovery(training=instruction_file(), packing=False)
     found = load_training(spec, DataSpec(tasks="none"), tiny_tokenizer)

@@ -83,7 +83,6 @@ BAD = [
     ({"instruction": "a"}, "lacks 'output'"),
     ({"messages": []}, "lacks 'instruction' and 'output' and holds a dialogue under 'messages'"),
     ({**GOOD, "output": 5}, "states 'output' as 5"),
-    ({**GOOD, "output": " \n"}, "states 'output' without a text"),
     ({**GOOD, "output": None}, "states 'output' as None"),
     ({**GOOD, "instruction": ""}, "states 'instruction' without a text"),
     ({**GOOD, "input": ["x" * 100]}, r"states 'input' as \['x+\.\.\.,"),
@@ -180,3 +179,17 @@ def test_files_are_examined_without_torch(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["1", "False"]
+
+
+def test_examples_without_an_answer_are_counted_and_left_out(tmp_path):
+    silent = {**GOOD, "output": " \n"}
+    card = examine(written(tmp_path, "mine.jsonl", lines(GOOD, silent, GOOD, silent)))
+    assert card.n_examples == 2
+    assert card.warnings[0] == (
+        "2 examples have no answer (the first in line 2): left out of training."
+    )
+
+
+def test_a_file_of_which_no_example_has_an_answer_is_refused(tmp_path):
+    with pytest.raises(DataTooShortError, match=r"None of the 2 examples .* has an answer"):
+        examine(written(tmp_path, "mine.jsonl", lines(*[{**GOOD, "output": ""}] * 2)))
