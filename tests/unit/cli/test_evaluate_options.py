@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import WORDS
 from transformers import LlamaConfig
 
 from qpruner_core.cli import main
@@ -19,6 +18,8 @@ from qpruner_core.cli.parser import build_parser
 from qpruner_core.store.records import RunStore
 
 Evaluate = Callable[..., Any]
+WORDS = tuple(c + v for v in "aei" for c in "bcdfghjklmnpqrstvwxyz")
+"""Words that the tiny tokenizer knows."""
 
 
 @pytest.fixture

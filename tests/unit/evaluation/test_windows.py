@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from test_suite import WORDS
 
 from qpruner_core.domain.progress import Progress, silent
 from qpruner_core.domain.text_result import TextResult, WindowSpec
@@ -31,8 +32,6 @@ SPECS = [
 
 @pytest.fixture
 def text() -> str:
-    from conftest import WORDS
-
     torch.manual_seed(4)
     return " ".join(WORDS[i] for i in torch.randint(len(WORDS), (53,)).tolist())
 
