@@ -4,12 +4,12 @@ sees.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from qpruner_core.data.apart import Evaluated
+from qpruner_core.data.apart import RUN, Evaluated
 from qpruner_core.data.corpus import CHARACTERS_PER_TOKEN, MAX_TRAINING_TOKENS, head, pack
 from qpruner_core.data.instructions import Example, encoded
 from qpruner_core.data.rows import shared_rows, training_set
@@ -25,7 +25,7 @@ from qpruner_core.inspection.instructions import (
     no_answer,
     read_instructions,
 )
-from qpruner_core.inspection.sources import WIKITEXT, check_apart, training_source
+from qpruner_core.inspection.sources import WIKITEXT, check_apart, place_of, training_source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -40,9 +40,10 @@ def load_training(
     """Read, tokenise and lay into rows what recovery trains on.
 
     A text that is one of several uses of the same file is cut as the run's evaluation was. Beyond
-    that, documents, answers and whole examples that stand word for word in the held-out text, or
-    in a task's item with its right answer, are left out and counted; the splits of ``wikitext2``
-    are taken as published.
+    that, documents and examples that overlap with the held-out text or a task's items (see
+    `Evaluated`) are left out and counted. The splits of ``wikitext2`` are taken as published. The
+    demo's texts are of a language whose sentences repeat each other's phrases and were made apart:
+    long runs of equal words do not count there.
 
     Args:
         recovery: What to train on, rows and seed.
@@ -64,7 +65,9 @@ def load_training(
     if source != WIKITEXT:
         documents = tuple(head(text.documents, MAX_TRAINING_TOKENS * CHARACTERS_PER_TOKEN))
         evaluated = _evaluated(data)
-        text = replace(text, documents=tuple(d for d in documents if not evaluated.holds(d)))
+        is_demo = place_of("training", source) == place_of("training", "demo")
+        seen = evaluated.holds if is_demo else evaluated.overlaps
+        text = replace(text, documents=tuple(d for d in documents if not seen(d)))
         _check_some(len(text.documents), len(documents), source, "documents")
         n_left_out = len(documents) - len(text.documents)
     ids = pack(tokenizer, text, "training", recovery.sequence_length, MAX_TRAINING_TOKENS)
@@ -88,7 +91,10 @@ def _left_out(count: int, one: str, many: str) -> tuple[str, ...]:
     if not count:
         return ()
     words = f"1 {one} that stands" if count == 1 else f"{count:,} {many} that stand"
-    return (f"{words} word for word in the held-out text or a task: left out of training.",)
+    return (
+        f"{words} word for word in the held-out text or a task, or with {RUN} words in a row of "
+        f"it: left out of training.",
+    )
 
 
 def _check_some(n_kept: int, n_all: int, source: str, words: str) -> None:
@@ -112,9 +118,11 @@ def _of_instructions(
     answered = [example for example in read if example.is_answered]
     if not answered:
         raise no_answer(source, len(read))
-    apart = [example for example in answered if not _is_seen(example, evaluated)]
-    _check_some(len(apart), len(answered), source, "examples")
-    examples, told = _cut(encoded(tokenizer, apart), len(apart), recovery, source)
+    first = list(_head(answered, MAX_TRAINING_TOKENS * CHARACTERS_PER_TOKEN))
+    apart = [e for e in first if not evaluated.overlaps(e.instruction, e.input, e.output)]
+    _check_some(len(apart), len(first), source, "examples")
+    n_all = len(answered) - len(first) + len(apart)
+    examples, told = _cut(encoded(tokenizer, apart), n_all, recovery, source)
     lengths = [len(example.ids) for example in examples]
     if recovery.packing:
         rows = shared_rows(lengths, recovery.sequence_length, recovery.seed)
@@ -127,7 +135,7 @@ def _of_instructions(
         train_on_prompt=recovery.train_on_prompt,
         remarks=(
             *_without_answer(len(read) - len(answered)),
-            *_left_out(len(answered) - len(apart), "example", "examples"),
+            *_left_out(len(first) - len(apart), "example", "examples"),
             *told,
         ),
     )
@@ -140,9 +148,13 @@ def _without_answer(count: int) -> tuple[str, ...]:
     return (f"{words} no answer: left out of training.",)
 
 
-def _is_seen(example: Instruction, evaluated: Evaluated) -> bool:
-    whole = " ".join((example.instruction, example.input, example.output))
-    return evaluated.holds(example.output) or evaluated.holds(whole)
+def _head(examples: Iterable[Instruction], n_characters: int) -> Iterator[Instruction]:
+    """Yield examples until they hold so many characters, as `head` does with documents."""
+    for example in examples:
+        if n_characters <= 0:
+            return
+        yield example
+        n_characters -= len(example.instruction) + len(example.input) + len(example.output)
 
 
 def _cut(

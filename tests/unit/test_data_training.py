@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from qpruner_core.data import Item, load_training, loading
-from qpruner_core.data.apart import SPAN, Evaluated
+from qpruner_core.data import load_training, loading
+from qpruner_core.data.apart import Evaluated
+from qpruner_core.data.corpus import MAX_TRAINING_TOKENS, pack
 from qpruner_core.data.instructions import Example, encoded, prompt_text
 from qpruner_core.data.rows import shared_rows, training_set
 from qpruner_core.data.tasks import read_tasks
@@ -308,6 +309,16 @@ def test_the_demo_trains_on_no_document_that_it_evaluates(demo_tokenizer):
     assert lines[0][:20] in demo_tokenizer.decode(demo_tokenizer(lines[0])["input_ids"])
 
 
+@pytest.mark.parametrize("by", ["name", "path"])
+def test_of_the_demos_own_training_text_nothing_is_left_out(demo_tokenizer, by):
+    data = DataSpec()
+    path = str(demo_folder() / "data" / "training.txt")
+    found = load_training(recovery(training=path if by == "path" else ""), data, demo_tokenizer)
+    whole = read_texts({use: getattr(data, use) for use in USES}, ["training"])["training"]
+    expected = pack(demo_tokenizer, whole, "training", 32, MAX_TRAINING_TOKENS)
+    assert torch.equal(found.ids, expected)
+
+
 @pytest.mark.parametrize("asked", ["", "itself"])
 def test_of_a_shared_file_only_the_training_stretch_is_trained_on(
     tiny_tokenizer, tmp_path, sentence, asked
@@ -363,6 +374,37 @@ def test_answers_that_evaluation_reads_are_left_out(tiny_tokenizer, tiny_data, i
     assert int((found.ids == EOS).sum()) == 21
 
 
+@pytest.mark.parametrize("key", ["instruction", "input", "output"])
+def test_each_part_of_an_example_is_looked_at_alone(
+    tiny_tokenizer, tiny_data, instruction_file, sentence, key
+):
+    # A part of a held-out line, shorter than a run: only alone it is known.
+    leak = " ".join(heldout_lines(tiny_data)[2].split()[1:11])
+    entries = [{"instruction": sentence(3), "input": "", "output": sentence(4)} for _ in range(9)]
+    entries[4][key] = leak
+    asked = recovery(training=instruction_file(entries), train_on_prompt=True, packing=False)
+    found = load_training(asked, tiny_data, tiny_tokenizer)
+    assert found.remarks[0].startswith("1 example that stands word for word")
+    assert len(found) == 8
+    assert leak not in words_of(tiny_tokenizer, found.ids)
+
+
+def test_more_characters_than_can_be_trained_on_are_not_compared(
+    tiny_tokenizer, instruction_file, monkeypatch
+):
+    compared = []
+    real = Evaluated.overlaps
+    monkeypatch.setattr(
+        Evaluated, "overlaps", lambda self, *parts: compared.append(parts) or real(self, *parts)
+    )
+    monkeypatch.setattr(loading, "MAX_TRAINING_TOKENS", 10)
+    found = load_training(
+        recovery(training=instruction_file()), DataSpec(tasks="none"), tiny_tokenizer
+    )
+    assert "of 60 examples are read" in found.remarks[0]
+    assert 0 < len(compared) < 20
+
+
 def test_a_text_that_is_all_evaluated_is_said(tiny_tokenizer, tiny_data, tmp_path):
     copy = tmp_path / "copy.txt"
     shutil.copy(tiny_data.heldout, copy)
@@ -408,27 +450,13 @@ def test_files_that_cannot_be_trained_on_are_said_before_anything_is_computed(
         check_training(recovery(training=str(tmp_path / "empty.txt")), DataSpec())
 
 
-spoken = st.lists(st.sampled_from("abc"), min_size=1, max_size=24).map(tuple)
-
-
-@given(lines=st.lists(spoken, max_size=6), asked=spoken)
-@settings(max_examples=300)
-def test_what_evaluation_holds_is_found_as_by_looking_everywhere(lines, asked):
-    def is_in(some, other):
-        return any(other[n : n + len(some)] == some for n in range(len(other) - len(some) + 1))
-
-    expected = any(
-        asked == line
-        or (len(asked) >= SPAN and is_in(asked, line))
-        or (len(line) >= SPAN and is_in(line, asked))
-        for line in lines
-    )
-    evaluated = Evaluated([" ".join(line) for line in lines])
-    assert evaluated.holds("  ".join(asked)) == expected
-
-
-def test_an_item_whose_choices_differ_in_what_stands_before_them_is_known_by_its_gold():
-    item = Item(id="1", context="", contexts=("Ann", "Ben"), choices=(" ran", " ran"), gold=1)
-    evaluated = Evaluated([], [item])
-    assert evaluated.holds("Ben ran")
-    assert not evaluated.holds("Ann ran")
+def test_eighteen_words_of_twenty_are_not_enough_to_be_another_text(
+    tiny_tokenizer, tiny_data, tmp_path, sentence
+):
+    line = heldout_lines(tiny_data)[3].split()[:20]
+    near = " ".join(["ba", *line[1:-1], "ba"])
+    file = tmp_path / "near.txt"
+    file.write_text("\n".join([*(sentence(15) for _ in range(20)), near]))
+    found = load_training(recovery(training=str(file)), tiny_data, tiny_tokenizer)
+    assert found.remarks[0].startswith("1 document that stands")
+    assert " ".join(line[1:-1]) not in words_of(tiny_tokenizer, found.ids)
