@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import inf, sqrt
 
 from qpruner_core.domain.metrics import Metrics, TaskResult
+from qpruner_core.domain.paired import pairable
 from qpruner_core.search.noise import PairedDifference, paired_error
 
 
@@ -43,7 +44,9 @@ def answers(a: Metrics, b: Metrics) -> AnswerDifference | None:
     same items.
     """
     shared = [
-        (a.tasks[name], b.tasks[name]) for name in a.tasks if name in b.tasks and _same(a, b, name)
+        (one, other)
+        for name, one in a.tasks.items()
+        if (other := b.tasks.get(name)) is not None and pairable(one, other)
     ]
     if not shared:
         return None
@@ -59,11 +62,6 @@ def answers(a: Metrics, b: Metrics) -> AnswerDifference | None:
             for x, y in zip(one.correct, other.correct, strict=True)
         ),
     )
-
-
-def _same(a: Metrics, b: Metrics, name: str) -> bool:
-    one, other = a.tasks[name].correct, b.tasks[name].correct
-    return bool(one) and len(one) == len(other)
 
 
 def _right(result: TaskResult) -> tuple[float, ...]:

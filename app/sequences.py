@@ -42,18 +42,26 @@ def of_points(found: Mapping[str, Point]) -> dict[str, tuple[float, ...]]:
 
 
 def same_items(found: Mapping[str, Point]) -> frozenset[str]:
-    """Return the letters of plans whose run scores the same items of its tasks as the first
-    one's.
+    """Return the letters of plans that answered items of the first one: of one task at least, by
+    what was kept of them. Older records kept nothing; there the run has to ask for the same items.
     """
+    first = next(iter(found.values()), None)
+    return frozenset(
+        letter for letter, point in found.items() if first is not None and _alike(first, point)
+    )
 
-    def items(point: Point) -> tuple[str, int]:
-        data = services.store().read(point.run_id).spec.data
-        return data.tasks, data.items_per_task
 
-    if not found:
-        return frozenset()
-    first = items(next(iter(found.values())))
-    return frozenset(letter for letter, point in found.items() if items(point) == first)
+def _alike(first: Point, other: Point) -> bool:
+    tasks = other.metrics.tasks
+    both = [(one.items, tasks[n].items) for n, one in first.metrics.tasks.items() if n in tasks]
+    if any(one or two for one, two in both):
+        return any(one == two for one, two in both)
+    return _asked_items(first) == _asked_items(other)
+
+
+def _asked_items(point: Point) -> tuple[str, int]:
+    data = services.store().read(point.run_id).spec.data
+    return data.tasks, data.items_per_task
 
 
 def joint_words(records: Sequence[RunRecord], clouds: Mapping[str, Cloud], objective: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qpruner_core.domain.metrics import Metrics
-from qpruner_core.domain.paired import LEVEL, paired
+from qpruner_core.domain.paired import LEVEL, pairable, paired
 
 
 def p_words(p_value: float) -> str:
@@ -76,5 +76,4 @@ def _unpaired(first: Metrics, second: Metrics) -> list[str]:
 def _is_paired(first: Metrics, second: Metrics, name: str) -> bool:
     if name not in first.tasks or name not in second.tasks:
         return False
-    kept = len(first.tasks[name].correct)
-    return kept > 0 and kept == len(second.tasks[name].correct)
+    return pairable(first.tasks[name], second.tasks[name])

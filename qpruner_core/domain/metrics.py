@@ -22,12 +22,16 @@ class TaskResult:
     n_items: int
     """Items scored; >= 1."""
     accuracy: float
-    """Share of items whose gold choice has the largest summed log-likelihood; in [0, 1]."""
+    """Share of items whose gold choice has the largest summed log-likelihood,
+    lm-evaluation-harness's ``acc``; in [0, 1]. Every accuracy that is compared is this one."""
     accuracy_normalized: float
     """The same by log-likelihood per character of the choice, lm-evaluation-harness's
     ``acc_norm``; in [0, 1]."""
     correct: tuple[bool, ...] = ()
-    """Item by item, in file order, by the task's chosen rule; empty when not kept."""
+    """Item by item, in the order of `items`, by ``acc``; empty when not kept."""
+    items: str = ""
+    """Short hash of the items as the model read them: contexts, choices and right choices as token
+    ids, in their order. Equal for equal items alone; empty in older records."""
 
     @property
     def standard_error(self) -> float:

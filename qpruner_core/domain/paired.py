@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from qpruner_core.domain.metrics import Metrics
+from qpruner_core.domain.metrics import Metrics, TaskResult
 
 LEVEL = 0.05
 """Two plans are called different where chance alone would give as much less often than this."""
@@ -38,8 +38,8 @@ class Paired:
 def paired(first: Metrics, second: Metrics) -> Paired | None:
     """Compare two models on the items of the tasks that both answered.
 
-    Items are paired by position; tasks of which the two kept different numbers of answers are left
-    out. None where nothing can be paired.
+    Items are paired by position; tasks that are not `pairable` are left out. None where nothing
+    can be paired.
 
     Reference: McNemar, "Note on the sampling error of the difference between correlated
     proportions or percentages", Psychometrika 12, 1947; exact by the binomial distribution.
@@ -47,8 +47,7 @@ def paired(first: Metrics, second: Metrics) -> Paired | None:
     pairs = [
         pair
         for name, result in first.tasks.items()
-        if (other := second.tasks.get(name)) is not None
-        and len(result.correct) == len(other.correct)
+        if (other := second.tasks.get(name)) is not None and pairable(result, other)
         for pair in zip(result.correct, other.correct, strict=True)
     ]
     if not pairs:
@@ -61,6 +60,14 @@ def paired(first: Metrics, second: Metrics) -> Paired | None:
         second_only=second_only,
         p_value=mcnemar(first_only, second_only),
     )
+
+
+def pairable(first: TaskResult, second: TaskResult) -> bool:
+    """Whether two results answer the same items, item by item: those of one hash. Older records
+    state none; two of them pair where they kept as many answers.
+    """
+    n_answers = len(first.correct)
+    return first.items == second.items and 0 < n_answers == len(second.correct)
 
 
 def mcnemar(first_only: int, second_only: int) -> float:

@@ -9,6 +9,9 @@ for the harness's ``acc_norm``.
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -36,6 +39,14 @@ class EncodedItem:
     the context where each choice has its own. >= 1."""
     gold: int
     """Index of the right choice."""
+
+
+def items_hash(items: Sequence[EncodedItem]) -> str:
+    """Return a short hash of all that answers depend on: tokens of contexts and choices, and which
+    choice is right; 12 hexadecimal digits.
+    """
+    read = [(item.contexts, item.continuations, item.gold) for item in items]
+    return hashlib.sha256(json.dumps(read).encode()).hexdigest()[:12]
 
 
 class PairEncoder:

@@ -14,7 +14,7 @@ from torch import nn
 from qpruner_core.domain.metrics import Metrics, TaskResult
 from qpruner_core.domain.speed import Speed, SpeedSpec
 from qpruner_core.errors import DataTooShortError
-from qpruner_core.evaluation.choices import EncodedItem, PairEncoder
+from qpruner_core.evaluation.choices import EncodedItem, PairEncoder, items_hash
 from qpruner_core.evaluation.latency import measure_speed
 from qpruner_core.evaluation.perplexity import mean_loss, text_loss, text_sums
 from qpruner_core.evaluation.tasks import batches_of, choice_log_likelihoods, results, rows_of
@@ -62,6 +62,7 @@ class Suite:
         """Batch text and items (see `build_suite`, which tokenises them)."""
         self._heldout = heldout
         self._tasks = {name: tuple(items) for name, items in tasks.items()}
+        self._hashes = {name: items_hash(items) for name, items in self._tasks.items()}
         items = [item for members in self._tasks.values() for item in members]
         self._n_choices = sum(len(item.continuations) for item in items)
         self._batches = batches_of(rows_of(items))
@@ -131,7 +132,7 @@ class Suite:
         """Return the accuracy of every task."""
         with _evaluating(model):
             sums = choice_log_likelihoods(model, self._batches, self._n_choices)
-        return results(self._tasks, sums)
+        return results(self._tasks, sums, self._hashes)
 
     def evaluate(
         self, model: nn.Module, *, weight_bytes: int, device_name: str, speed: bool = False

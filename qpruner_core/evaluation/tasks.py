@@ -194,13 +194,16 @@ def _picked(model: nn.Module, states: torch.Tensor, picks: torch.Tensor) -> torc
 
 
 def results(
-    items: Mapping[str, Sequence[EncodedItem]], log_likelihoods: torch.Tensor
+    items: Mapping[str, Sequence[EncodedItem]],
+    log_likelihoods: torch.Tensor,
+    hashes: Mapping[str, str],
 ) -> dict[str, TaskResult]:
-    """Return the accuracy of every task.
+    """Return the accuracy of every task, ``acc`` and ``acc_norm`` of lm-evaluation-harness.
 
     Args:
         items: Task name -> its items, in the order the choices were numbered.
         log_likelihoods: Summed log-likelihood of every choice, ``(n_choices,)``.
+        hashes: Task name -> `items_hash` of its items.
     """
     values = log_likelihoods.tolist()
     found = {}
@@ -218,5 +221,6 @@ def results(
             accuracy=sum(correct) / len(members),
             accuracy_normalized=sum(normalized) / len(members),
             correct=tuple(correct),
+            items=hashes[task],
         )
     return found

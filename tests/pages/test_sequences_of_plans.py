@@ -103,3 +103,19 @@ def test_answers_to_other_items_are_not_compared(open_page, run_at, store, said)
     keys = [f"{first.run_id}:3", f"{second.run_id}:5"]
     at = open_page("results", first, trial=keys[0], other=keys[1], **{"with": second.run_id})
     assert "scores other items than that of A" in said(at)
+
+
+def test_the_items_themselves_say_whether_they_are_the_same(run_at, store):
+    def point(items, **more):
+        record = run_at("search", name=items or "older")
+        trial = record.search.trials[0]
+        tasks = {name: replace(each, items=items) for name, each in trial.metrics.tasks.items()}
+        trial = replace(trial, metrics=replace(trial.metrics, tasks=tasks))
+        store.write(replace(record, spec=replace(record.spec, **more)))
+        return points.of_trials(record, (trial,))[0]
+
+    data = replace(run_at("search").spec.data, tasks="elsewhere")
+    found = {"A": point("0a"), "B": point("0a", data=data), "C": point("0b"), "D": point("")}
+    # B's folder is another, its items are not; C's folder is the same, its items are not.
+    assert sequences.same_items(found) == {"A", "B"}
+    assert sequences.same_items({"D": found["D"], "E": point("")}) == {"D", "E"}

@@ -49,6 +49,22 @@ def test_tasks_that_cannot_be_paired_are_named() -> None:
     assert said.endswith("Left out, as not of the same items: other, third.")
 
 
+def test_answers_to_other_items_of_the_same_name_and_number_are_left_out() -> None:
+    def of(items: str, found: Metrics) -> Metrics:
+        return replace(found, tasks={"quiz": replace(found.tasks["quiz"], items=items)})
+
+    assert "of 25" in wording_paired.against("B", of("one", B), of("one", A))
+    for other in ("two", ""):
+        assert "not compared" in wording_paired.against("B", of(other, B), of("one", A))
+        assert wording_paired.near_best(of(other, B), [of("one", A)]) == ""
+        assert tables.answer_differences({"A": of("one", A), "B": of(other, B)}).empty
+    both = replace(B, tasks={"first": B.tasks["quiz"], **of("two", B).tasks})
+    said = wording_paired.against(
+        "B", both, replace(A, tasks={"first": A.tasks["quiz"], **of("one", A).tasks})
+    )
+    assert said.endswith("Left out, as not of the same items: quiz.")
+
+
 def test_without_answers_it_says_that_nothing_is_compared() -> None:
     bare = replace(A, tasks={"quiz": replace(A.tasks["quiz"], correct=())})
     assert "not compared, as no answers" in wording_paired.against("B", bare, A)

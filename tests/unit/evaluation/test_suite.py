@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from qpruner_core.data import Corpus, Item
+from qpruner_core.domain.metrics import Metrics
+from qpruner_core.domain.paired import paired
 from qpruner_core.errors import BadInputError, DataTooShortError, NonFiniteLossError
 from qpruner_core.evaluation import Suite, build_suite, tasks
 from qpruner_core.evaluation.choices import PairEncoder
@@ -115,6 +117,24 @@ def test_log_likelihoods_equal_one_forward_pass_per_choice(
                 for choice in item.choices
             ]
             assert values == pytest.approx(expected, abs=1e-4)
+
+
+def test_answers_are_tied_to_the_encoded_items_they_answer(
+    tiny_tokenizer: PreTrainedTokenizerFast, tiny_model: LlamaForCausalLM, corpus: Corpus
+) -> None:
+    def answered(items: tuple[Item, ...]) -> Metrics:
+        suite = build_suite(tiny_tokenizer, replace(corpus, tasks={"words": items}))
+        return suite.evaluate(tiny_model, weight_bytes=7, device_name="cpu")
+
+    items = corpus.tasks["words"]
+    flipped = tuple(replace(item, gold=(item.gold + 1) % len(item.choices)) for item in items)
+    other_context = (replace(items[0], context="ba be"), *items[1:])
+    other_choice = (replace(items[0], choices=(" ba", " be"), gold=0), *items[1:])
+    first, again = answered(items), answered(items)
+    assert len(first.tasks["words"].items) >= 8
+    assert paired(first, again) is not None
+    for others in (flipped, other_context, other_choice, items[::-1]):
+        assert paired(first, answered(others)) is None
 
 
 def test_accuracies_follow_from_the_log_likelihoods_item_by_item(
