@@ -78,13 +78,13 @@ class Fingerprints:
         """Return a hash of the file that recovery trains on; empty where it is none of the
         person's.
         """
-        path = Path(record.spec.recovery.training or record.spec.data.training)
+        path = Path(record.spec.recovery.training or record.spec.data.training).expanduser()
         return self._hash(path)[:_LENGTH] if path.is_file() else ""
 
     def _texts(self, record: RunRecord) -> dict[str, str]:
         data = record.spec.data
         named = {"calibration", "training", "heldout", "tasks"}
-        paths = {name: Path(getattr(data, name)) for name in sorted(named)}
+        paths = {name: Path(getattr(data, name)).expanduser() for name in sorted(named)}
         return {
             name: self._hash(path) if path.is_file() else self._files(path, _OF_TASKS)
             for name, path in paths.items()
