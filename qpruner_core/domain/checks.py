@@ -5,6 +5,11 @@ from __future__ import annotations
 from qpruner_core.errors import BadInputError
 
 
+def is_index(text: str) -> bool:
+    """Whether a text is an index, from 0, as it is looked up: plain digits, no zeros before."""
+    return text.isascii() and text.isdecimal() and (text == "0" or not text.startswith("0"))
+
+
 def require(holds: bool, found: str, needed: str) -> None:
     """Refuse a value that does not fit.
 

@@ -398,8 +398,7 @@ class RunRecord:
             "kept": self._cut(),
         }
         if search.cost == "training_memory":
-            recovery = self.spec.recovery
-            asked["load"] = [recovery.rank, recovery.batch_size, recovery.sequence_length]
+            asked["load"] = self.spec.recovery.memory
         if search.recover_steps:
             asked["recovery"] = self.spec.recovery_in_trials()
         text = json.dumps(asked, sort_keys=True, default=list)

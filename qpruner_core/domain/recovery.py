@@ -7,12 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from math import inf
+from pathlib import PurePath
 from typing import ClassVar
 
-from qpruner_core.domain.checks import require
+from qpruner_core.domain.checks import is_index, require
 
 STRICT = {"extra": "forbid"}
 SCHEDULES = ("linear", "cosine", "constant")
+UPLOADS = "uploads"
+"""Folder of a run with the files that a person gave to it, each below a folder that is named by
+its contents."""
+HASH_CHARACTERS = 16
+"""Of such a folder's name: the beginning of a SHA-256, hexadecimal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +87,11 @@ class RecoverySpec:
         for name in ("steps", "micro_batch_size", "checkpoint_steps", "weight_decay"):
             value = getattr(self, name)
             words = name.replace("_", " ")
-            require(value >= 0, f"The number for {words} is {value}", "Give 0 or more.")
+            require(
+                0 <= value < inf,
+                f"The number for {words} is {value}",
+                "Give a finite number, 0 or more.",
+            )
         for name in ("rank", "batch_size"):
             require(
                 getattr(self, name) >= 1, f"{name} is {getattr(self, name)}", "Give 1 or more."
@@ -92,7 +103,7 @@ class RecoverySpec:
         )
         for name in ("alpha", "learning_rate"):
             value = getattr(self, name)
-            require(value > 0.0, f"{name} is {value}", "Give a number above 0.")
+            require(0.0 < value < inf, f"{name} is {value}", "Give a finite number above 0.")
         for name in ("dropout", "warm_up"):
             value = getattr(self, name)
             require(
@@ -113,7 +124,7 @@ class RecoverySpec:
         )
         for layer, rank in self.layer_ranks.items():
             require(
-                layer.isdecimal() and rank >= 0,
+                is_index(layer) and rank >= 0,
                 f"A rank by hand of {rank} for layer {layer!r}",
                 "Give the index of a layer, from 0, and a rank of 0 or more.",
             )
@@ -123,11 +134,40 @@ class RecoverySpec:
         """Sequences of one forward pass."""
         return self.micro_batch_size or self.batch_size
 
+    @property
+    def training_name(self) -> str:
+        """What the text is called wherever its run is copied to: of a file that the run was given,
+        the end of the path, which tells its contents; else as in ``training``.
+        """
+        end = PurePath(self.training).parts[-3:]
+        is_given = len(end) == 3 and end[0] == UPLOADS and _is_hash(end[1])
+        return "/".join(end) if is_given else self.training
+
+    @property
+    def memory(self) -> list[object]:
+        """What of it decides how much memory it takes, for the name of a study that weighs that;
+        what older records did not know only where it is not as usual.
+        """
+        later: dict[str, object] = {
+            "checkpointing": self.gradient_checkpointing,
+            "drops": self.dropout > 0.0,
+            "layer_ranks": dict(self.layer_ranks),
+            "optimizer": "" if self.optimizer == "adamw" else self.optimizer,
+            "targets": sorted(self.targets),
+        }
+        unusual = {name: value for name, value in later.items() if value}
+        known: list[object] = [self.rank, self.forward_sequences, self.sequence_length]
+        return [*known, unusual] if unusual else known
+
     def rank_of(self, layer: int, role: str) -> int:
         """Return the rank of a Linear's adapter; 0 where it gets none."""
         if self.targets and role not in self.targets:
             return 0
         return self.layer_ranks.get(str(layer), self.rank)
+
+
+def _is_hash(name: str) -> bool:
+    return len(name) == HASH_CHARACTERS and set(name) <= set("0123456789abcdef")
 
 
 _PAPER = RecoverySpec(

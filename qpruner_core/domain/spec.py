@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import ClassVar
 
-from qpruner_core.domain.checks import require
+from qpruner_core.domain.checks import is_index, require
 from qpruner_core.domain.layout import KINDS
 from qpruner_core.domain.recovery import RecoverySpec
 
@@ -214,7 +214,7 @@ class PruningSpec:
     def _check_layer_ratios(self) -> None:
         for layer, ratio in self.layer_ratios.items():
             require(
-                layer.isdecimal() and 0.0 <= ratio < 1.0,
+                is_index(layer) and 0.0 <= ratio < 1.0,
                 f"A ratio by hand of {ratio} for layer {layer!r}",
                 "Give the index of a layer, from 0, and a share in [0, 1).",
             )
@@ -338,7 +338,7 @@ class SearchSpec:
     def _check_fixed(self) -> None:
         for layer, precision in self.fixed.items():
             require(
-                layer.isdecimal() and bool(precision),
+                is_index(layer) and bool(precision),
                 f"A precision by hand of {precision!r} for layer {layer!r}",
                 "Give the index of a layer, from 0, and the name of a precision.",
             )
@@ -416,8 +416,11 @@ class RunSpec:
     """What the person calls the run; may be empty."""
 
     def recovery_in_trials(self) -> dict[str, object]:
-        """Return what of the recovery has a say in what a trial measures, where trials recover."""
-        asked = asdict(self.recovery)
+        """Return what of the recovery has a say in what a trial measures, where trials recover.
+
+        A file that the run was given is called alike in every copy of the run.
+        """
+        asked = {**asdict(self.recovery), "training": self.recovery.training_name}
         for name in ("trial", "steps", "checkpoint_steps"):
             del asked[name]
         return {**asked, "steps": self.search.recover_steps}

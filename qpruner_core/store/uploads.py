@@ -16,13 +16,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from qpruner_core.domain.recovery import HASH_CHARACTERS, UPLOADS
 from qpruner_core.domain.spec import RunSpec
 from qpruner_core.errors import BadInputError, QPrunerError
 from qpruner_core.store.files import write_whole
 from qpruner_core.store.names import check_plain
 
-FOLDER = "uploads"
-_HASH_CHARACTERS = 16
+FOLDER = UPLOADS
 _LONGEST_NAME = 120
 
 
@@ -53,7 +53,7 @@ def keep(run: Path, stated: str, content: bytes, check: Callable[[Path], object]
         StorageFullError: The disk does not hold it.
     """
     name = plain_name(stated)
-    target = run / FOLDER / hashlib.sha256(content).hexdigest()[:_HASH_CHARACTERS] / name
+    target = run / FOLDER / hashlib.sha256(content).hexdigest()[:HASH_CHARACTERS] / name
     aside = run / FOLDER / f".new-{secrets.token_hex(4)}"
     if not run.is_dir():
         raise BadInputError(

@@ -1,3 +1,5 @@
+from math import inf, nan
+
 import pytest
 
 from qpruner_core.domain.spec import (
@@ -33,6 +35,20 @@ from qpruner_core.errors import BadInputError
         (lambda: RecoverySpec(learning_rate=0.0), "above 0"),
         (lambda: RecoverySpec(dropout=1.0), "dropout"),
         (lambda: RecoverySpec(sequence_length=1), "8 or more"),
+        (lambda: RecoverySpec(learning_rate=inf), "finite"),
+        (lambda: RecoverySpec(learning_rate=nan), "finite"),
+        (lambda: RecoverySpec(alpha=inf), "finite"),
+        (lambda: RecoverySpec(alpha=nan), "finite"),
+        (lambda: RecoverySpec(weight_decay=inf), "finite"),
+        (lambda: RecoverySpec(weight_decay=nan), "finite"),
+        (lambda: RecoverySpec(layer_ranks={"00": 3}), "layer '00'"),
+        (lambda: RecoverySpec(layer_ranks={"\u0663": 3}), "index of a layer"),
+        (lambda: RecoverySpec(layer_ranks={"-1": 3}), "layer '-1'"),
+        (lambda: PruningSpec(layer_ratios={"01": 0.5}), "layer '01'"),
+        (lambda: PruningSpec(layer_ratios={"\u0663": 0.5}), "index of a layer"),
+        (lambda: PruningSpec(layer_ratios={"1": nan}), "layer '1'"),
+        (lambda: SearchSpec(fixed={"00": "nf4"}), "layer '00'"),
+        (lambda: SearchSpec(fixed={"\u0663": "nf4"}), "index of a layer"),
     ],
 )
 def test_a_value_out_of_range_is_refused_with_a_sentence(build, words):
