@@ -39,7 +39,7 @@ from qpruner_core.pipeline.exporting import export_trial
 from qpruner_core.pipeline.fingerprint import Fingerprints
 from qpruner_core.pipeline.materials import Materials, bytes_16_bit
 from qpruner_core.pipeline.quantizing import measure_signals
-from qpruner_core.pipeline.recovering import Asked, known_before, recover_plan
+from qpruner_core.pipeline.recovering import Asked, end_training, known_before, recover_plan
 from qpruner_core.pipeline.reproducing import Reproducing
 from qpruner_core.pipeline.samples import continue_text
 from qpruner_core.pipeline.searching import THIS_PROCESS, Searching, told_values
@@ -125,7 +125,10 @@ class Line:
             self._materials.renew()  # what is measured from here on is of the files as they are
         self._tell(name, 0, 1)
         started = perf_counter()
-        self._fill(name, verbs[name](), perf_counter() - started)
+        outcome = verbs[name]()
+        self._fill(name, outcome, perf_counter() - started)
+        if isinstance(outcome, RecoveryOutcome):
+            end_training(self._store, self._run_id, outcome)
         self._tell(name, 1, 1)
 
     def run(self, name: str) -> None:

@@ -32,6 +32,7 @@ from qpruner_core.pipeline.starting import (
     with_scalings,
 )
 from qpruner_core.quantization.packing import pack_, packed_bytes
+from qpruner_core.recovery.checkpoints import remove_checkpoint
 from qpruner_core.recovery.lora import Recovered, recover
 from qpruner_core.recovery.shifts import save_shift
 from qpruner_core.store.kept import kept_folder
@@ -73,7 +74,8 @@ def recover_plan(
     """Pack a plan, train an adapter on it and measure both.
 
     Training that was killed, or stopped before its last step, goes on from its last checkpoint
-    where all that it depends on is still the same.
+    where all that it depends on is still the same. The checkpoint stays until the caller, who has
+    written the outcome into a record, calls `end_training`.
 
     Args:
         store: Where adapter and checkpoint go.
@@ -122,6 +124,21 @@ def recover_plan(
     )
     shift = save_shift(shifts_of(starts), folder) if recovered.adapter else ""
     return _outcome(asked, recovered, packed.held_bytes, shift)
+
+
+def end_training(
+    store: RunStore, run_id: str, outcome: RecoveryOutcome, name: str = OF_THE_LINE
+) -> None:
+    """Remove the checkpoint of a training that is complete; its outcome is in a record by now.
+
+    Args:
+        store: As for `recover_plan`.
+        run_id: The run.
+        outcome: Of the training; of one that was stopped the checkpoint stays.
+        name: As in `Asked`.
+    """
+    if outcome.is_complete:
+        remove_checkpoint(_checkpoint(store, run_id, name))
 
 
 def known_before(
@@ -185,10 +202,14 @@ def _unshifted(materials: Materials, asked: Asked, suite: Suite) -> Metrics:
 
 def _folders(store: RunStore, run_id: str, name: str) -> tuple[Path, Path]:
     """Return where an adapter goes, and where its training keeps checkpoints."""
-    checkpoint = kept_folder(store, run_id, f"{name}-checkpoint")
+    checkpoint = _checkpoint(store, run_id, name)
     if name == OF_THE_LINE:
         return store.artifact_folder(run_id, name), checkpoint
     return kept_folder(store, run_id, name), checkpoint
+
+
+def _checkpoint(store: RunStore, run_id: str, name: str) -> Path:
+    return kept_folder(store, run_id, f"{name}-checkpoint")
 
 
 def _identity(

@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,9 @@ class Checkpoints:
             StorageFullError: The disk does not hold it; the checkpoint before it stays.
         """
         tensors, places = _collected(learning)
-        name = f"step-{len(standing.losses)}.safetensors"
+        # Two trainings may take turns in one folder: neither writes into a file of the other.
+        whose = sha256(self.identity.encode()).hexdigest()[:8]
+        name = f"{whose}-step-{len(standing.losses)}.safetensors"
         state = {
             "identity": self.identity,
             "tensors": name,
@@ -100,18 +103,21 @@ class Checkpoints:
             peak_bytes=state["peak_bytes"],
         )
 
-    def remove(self) -> None:
-        """Delete the folder: the training has ended."""
-        # First what names the other file: a process may end between the two.
-        (self.folder / _STATE).unlink(missing_ok=True)
-        shutil.rmtree(self.folder, ignore_errors=True)
-
     def _state(self) -> dict[str, Any] | None:
         path = self.folder / _STATE
         if not path.is_file():
             return None
         state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return state if state["identity"] == self.identity else None
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Delete the checkpoint in a folder, if there is one: its training has ended, and what it made
+    is kept elsewhere.
+    """
+    # First what names the other file: a process may end between the two.
+    (folder / _STATE).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _collected(learning: Learning) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:

@@ -90,8 +90,9 @@ def recover(  # noqa: PLR0913 - one call of the line, every argument is another 
         evaluate: Called before and after with the model and the bytes of its adapter file.
         folder: Where the adapter goes.
         starts: Linear name -> where its adapter starts; of all others B = 0.
-        checkpoint: Folder where a training that does not end leaves where it stands; removed when
-            it ends. None, or 0 ``checkpoint_steps``: nowhere.
+        checkpoint: Folder where a training leaves where it stands, at its end too: whoever keeps
+            what it made removes it then (`remove_checkpoint`), and until then a call trains
+            nothing again. None, or 0 ``checkpoint_steps``: nowhere.
         identity: What the weights depend on, as text: a checkpoint of other weights, of another
             spec, plan or training text is not taken up.
         before: What ``evaluate`` says without training, where that is known.
@@ -127,8 +128,6 @@ def recover(  # noqa: PLR0913 - one call of the line, every argument is another 
         standing = Trainer(model, layout, spec).run(training, steering)
     adapter_bytes = save_adapter(wrapped, folder)
     after = evaluate(wrapped, adapter_bytes)
-    if kept is not None and len(standing.losses) == spec.steps:
-        kept.remove()
     return Recovered(
         model=wrapped,
         before=before,

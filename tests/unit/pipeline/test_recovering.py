@@ -295,6 +295,36 @@ def test_stopped_training_says_so_and_goes_on_as_if_it_never_had_been(
     assert recover(line, **asked).losses == resumed.losses
 
 
+class Killed(BaseException):
+    """What a test ends a process with."""
+
+
+@pytest.mark.parametrize("where", ["the shift", "the record"])
+def test_a_training_is_never_lost_between_its_last_step_and_the_record(
+    line: Line, store: RunStore, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    asked = {"steps": 3, "checkpoint_steps": 1, "initialization": "pissa"}
+    steps: list[int] = []
+    line.on_progress = lambda told: "loss" in told.values and steps.append(told.done)
+
+    def end(*_: object, **__: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        if where == "the shift":
+            patch.setattr("qpruner_core.pipeline.recovering.save_shift", end)
+        else:
+            patch.setattr(line, "_fill", end)
+        with pytest.raises(Killed):
+            recover(line, **asked)
+    assert steps == [1, 2, 3]
+    found = recover(line, **asked)
+    assert steps == [1, 2, 3], "nothing is trained again"
+    assert found.is_complete
+    assert Path(found.shift).is_file()
+    assert not kept_folder(store, line.record().run_id, "adapter-checkpoint").exists()
+
+
 def test_an_adapter_with_a_shift_is_exported_over_its_own_weights_even_from_a_copy(
     line: Line, store: RunStore
 ) -> None:

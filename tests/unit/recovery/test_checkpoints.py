@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import errno
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from qpruner_core.domain.progress import Progress
 from qpruner_core.domain.recovery import RecoverySpec
 from qpruner_core.errors import NonFiniteLossError, StorageFullError
 from qpruner_core.quantization.packing import pack_
+from qpruner_core.recovery.checkpoints import remove_checkpoint
 from qpruner_core.recovery.lora import Recovered, recover
 
 SPEC = RecoverySpec(
@@ -113,7 +115,6 @@ def test_a_killed_training_ends_with_the_very_losses_and_adapter(
     resumed_at = killed_at if killed_at == spec.steps else 2 * (killed_at // 2)
     assert [report.done for report in seen] == list(range(resumed_at + 1, spec.steps + 1))
     assert found.peak_memory_bytes == expected.peak_memory_bytes
-    assert not broken.checkpoint.exists()
 
 
 @pytest.mark.parametrize("stopped_at", [0, 3, 5])
@@ -131,7 +132,20 @@ def test_a_stopped_training_keeps_its_adapter_and_goes_on_at_that_very_step(
     assert found.losses == expected.losses
     assert [report.done for report in seen] == list(range(stopped_at + 1, SPEC.steps + 1))
     assert same(broken.adapter(), whole.adapter())
-    assert not broken.checkpoint.exists()
+
+
+def test_a_training_that_has_ended_is_read_again_until_its_checkpoint_is_removed(
+    tmp_path: Path,
+) -> None:
+    training = Training(tmp_path, SPEC)
+    first, seen = training.run(), []
+    assert training.run(on_progress=seen.append).losses == first.losses
+    assert seen == []
+    remove_checkpoint(training.checkpoint)
+    assert not training.checkpoint.exists()
+    remove_checkpoint(training.checkpoint)  # one that is not there is no matter
+    assert training.run(on_progress=seen.append).losses == first.losses
+    assert len(seen) == SPEC.steps
 
 
 @pytest.mark.parametrize(
@@ -184,8 +198,10 @@ def test_a_checkpoint_holds_safe_files_alone_and_one_of_them(tmp_path: Path) -> 
     training = Training(tmp_path, replace(SPEC, optimizer="adamw_8bit"))
     training.run(should_stop=stop_after(5))
     names = sorted(path.name for path in training.checkpoint.iterdir())
-    assert names == ["checkpoint.json", "step-5.safetensors"]
-    tensors = load_file(training.checkpoint / "step-5.safetensors")
+    assert len(names) == 2
+    assert names[1] == "checkpoint.json"
+    assert names[0].endswith("-step-5.safetensors")
+    tensors = load_file(training.checkpoint / names[0])
     assert any(tensor.dtype == torch.uint8 and "state1" in k for k, tensor in tensors.items())
     assert sum("qmap1" in name for name in tensors) == 1
 
@@ -218,4 +234,28 @@ def test_a_folder_that_was_half_removed_or_half_written_is_no_checkpoint(tmp_pat
     assert seen[0].done == 1
     assert found.losses == expected
     names = sorted(path.name for path in training.checkpoint.iterdir())
-    assert names == ["checkpoint.json", "step-3.safetensors"]
+    assert len(names) == 2
+    assert names[1] == "checkpoint.json"
+    assert names[0].endswith("-step-3.safetensors")
+
+
+def test_a_training_that_is_killed_while_it_saves_leaves_the_checkpoint_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, first = Training(tmp_path / "a", SPEC), Training(tmp_path / "b", SPEC)
+    expected = whole.run()
+    first.run(should_stop=stop_after(2))
+    real = os.replace
+
+    def replace_tensors_alone(source: Path, target: Path) -> None:
+        if target.name == "checkpoint.json":
+            raise Killed
+        real(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("qpruner_core.recovery.checkpoints.os.replace", replace_tensors_alone)
+        with pytest.raises(Killed):
+            first.run(identity="other weights")
+    found = first.run()
+    assert found.losses == expected.losses
+    assert same(first.adapter(), whole.adapter())
