@@ -1,15 +1,18 @@
 """Multiple-choice items from folders of `<task>.jsonl`, one item a line, checked line by line.
 
 A line is ``{"context", "choices", "gold"}``, or ``{"contexts", "continuation", "gold"}`` where the
-choices are what stands before one and the same continuation, as in Winogrande. An ``id`` may be
-given; without one the number of the line is it.
+choices are what stands before one and the same continuation, as in Winogrande. Texts are put
+together as they stand, so that choices begin with the space that joins them. Only
+``{"context_options", "continuation", "gold"}``, in which Winogrande is handed around, has
+continuations without it: there a space joins them, as lm-evaluation-harness's winogrande does. An
+``id``, a text or a whole number, may be given; without one the number of the line is it.
 """
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,9 @@ from qpruner_core.errors import BadInputError, DataTooShortError
 from qpruner_core.inspection import demo_folder
 
 _EXAMPLE = '{"context": "2 + 2 =", "choices": [" 4", " 5"], "gold": 0}'
-_PARTIAL = ("contexts", "continuation")
+_CONTINUATION = "continuation"
+_CONTEXTS = ("contexts", "context_options")
+"""Keys of what stands before a continuation; behind the second a space joins it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,45 +129,47 @@ def _parse_item(line: str, where: str, usual_id: str) -> Item:
         raise _misfit(where, f"is not JSON ({error})") from error
     if not isinstance(stated, dict):
         raise _misfit(where, f"holds a {type(stated).__name__}, not an object")
-    found = _complaint(stated)
+    found = next(_complaints(stated), "")
     if found:
         raise _misfit(where, found)
     name = str(stated.get("id", usual_id))
-    if _is_partial(stated):
-        contexts = tuple(stated["contexts"])
-        choices = (stated["continuation"],) * len(contexts)
-        return Item(id=name, context="", choices=choices, gold=stated["gold"], contexts=contexts)
-    return Item(
-        id=name,
-        context=stated["context"],
-        choices=tuple(stated["choices"]),
-        gold=stated["gold"],
-    )
+    text, texts = _keys(stated)
+    if text != _CONTINUATION:
+        return Item(
+            id=name, context=stated[text], choices=tuple(stated[texts]), gold=stated["gold"]
+        )
+    contexts, choice = tuple(stated[texts]), stated[text]
+    if texts == "context_options" and not choice[0].isspace():
+        choice = f" {choice}"
+    choices = (choice,) * len(contexts)
+    return Item(id=name, context="", choices=choices, gold=stated["gold"], contexts=contexts)
 
 
-def _is_partial(stated: Mapping[str, Any]) -> bool:
-    return any(key in stated for key in _PARTIAL)
+def _keys(stated: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the keys of the one text and of the several that a line's object should have."""
+    several = next((key for key in reversed(_CONTEXTS) if key in stated), "")
+    if several or _CONTINUATION in stated:
+        return _CONTINUATION, several or _CONTEXTS[0]
+    return "context", "choices"
 
 
-def _complaint(stated: Mapping[str, Any]) -> str:
-    """Return what does not fit about a line's object, empty when all does."""
-    partial = _is_partial(stated)
-    text, texts = reversed(_PARTIAL) if partial else ("context", "choices")
+def _complaints(stated: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what does not fit about a line's object; what follows a complaint may not hold."""
+    text, texts = _keys(stated)
     missing = [key for key in (text, texts, "gold") if key not in stated]
     if missing:
-        return f"lacks {', '.join(map(repr, missing))}"
+        yield f"lacks {', '.join(map(repr, missing))}"
     if type(stated.get("id", "")) not in (str, int):
-        return f"states 'id' as {stated['id']!r}, which is neither a text nor a whole number"
-    if not isinstance(stated[text], str) or (partial and not stated[text]):
-        return f"states {text!r} as {stated[text]!r}, which is not a text"
+        yield f"states 'id' as {stated['id']!r}, which is neither a text nor a whole number"
+    if not isinstance(stated[text], str) or (text == _CONTINUATION and not stated[text]):
+        yield f"states {text!r} as {stated[text]!r}, which is not a text"
     several, gold = stated[texts], stated["gold"]
     if not isinstance(several, list) or not all(isinstance(c, str) and c for c in several):
-        return f"states {texts!r} that are not a list of texts, none empty"
+        yield f"states {texts!r} that are not a list of texts, none empty"
     if len(several) < 2:
-        return f"states {len(several)} {texts} where two or more are needed"
+        yield f"states {len(several)} {texts} where two or more are needed"
     if type(gold) is not int or not 0 <= gold < len(several):
-        return f"states 'gold' as {gold!r}, which is no index into {len(several)} {texts}"
-    return ""
+        yield f"states 'gold' as {gold!r}, which is no index into {len(several)} {texts}"
 
 
 def _misfit(where: str, found: str) -> BadInputError:

@@ -88,6 +88,14 @@ def _read_file(name: str) -> tuple[str, ...]:
 
 
 def read_wikitext(split: str) -> tuple[str, ...]:
+    """Return the rows of a split of WikiText-2, empty ones among them.
+
+    Args:
+        split: ``"train"``, ``"validation"`` or ``"test"``.
+
+    Raises:
+        HubUnreachableError: It is not cached and the hub does not answer.
+    """
     import pandas as pd  # noqa: PLC0415  slow to import, and needed for this source alone
 
     repo, pattern = _WIKITEXT_FILES

@@ -237,6 +237,15 @@ def test_choices_may_differ_in_what_stands_before_them(tmp_path):
     assert Item(id="0", context="ba", choices=("a", "b"), gold=0).all_contexts == ("ba", "ba")
 
 
+@pytest.mark.parametrize("continuation", ["ca da", " ca da"])
+def test_context_options_are_joined_by_a_space_as_winogrande_is(tmp_path, continuation):
+    line = {"id": 7, "context_options": ["ba", "bo"], "continuation": continuation, "gold": 1}
+    write_task(tmp_path / "tasks", "mine", [line])
+    (item,) = read_tasks(str(tmp_path / "tasks"), 0)["mine"]
+    assert (item.id, item.gold) == ("7", 1)
+    assert (item.choices, item.all_contexts) == ((" ca da", " ca da"), ("ba", "bo"))
+
+
 def test_a_choice_of_items_is_seeded_and_grows_by_adding(tasks_folder):
     ten, twenty = (read_tasks(str(tasks_folder), n, seed=3) for n in (10, 20))
     assert ten["first"] == twenty["first"][:10]
@@ -266,6 +275,9 @@ def test_no_tasks_can_be_asked_for():
         (question(gold=-1), "'gold' as -1"),
         (question(0), "repeats the id 'q0'"),
         ({"contexts": ["ba"], "continuation": " ca", "gold": 0}, "1 contexts"),
+        ({"context_options": ["ba"], "continuation": "ca", "gold": 0}, "1 context_options"),
+        ({"context_options": ["ba", "bo"], "gold": 0}, "lacks 'continuation'"),
+        ({"continuation": "ca", "gold": 0}, "lacks 'contexts'"),
         ({"contexts": ["ba", "bo"], "gold": 0}, "lacks 'continuation'"),
         ({"contexts": ["ba", "bo"], "continuation": "", "gold": 0}, "'continuation' as ''"),
     ],

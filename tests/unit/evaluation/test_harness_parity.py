@@ -8,7 +8,6 @@ of the sum.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -151,23 +150,11 @@ def check_parity(loaded: Loaded, tasks: Mapping[str, Sequence[Item]], folder: Pa
         assert results[task].accuracy_normalized == n_normalized / len(items)
 
 
-def real_items(task: str, n_items: int) -> list[Item]:
-    """Return the first items of a real task; the space that joins is ours to write."""
-    items = []
-    for line in (REAL / f"{task}.jsonl").read_text(encoding="utf-8").splitlines()[:n_items]:
-        stated = json.loads(line)
-        contexts = tuple(stated.get("context_options", ()))
-        choices = stated.get("choices") or [f" {stated['continuation']}"] * len(contexts)
-        items.append(
-            Item(
-                id=str(stated["id"]),
-                context=stated.get("context", ""),
-                choices=tuple(choices),
-                gold=stated["gold"],
-                contexts=contexts,
-            )
-        )
-    return items
+def real_items(n_items: int) -> dict[str, tuple[Item, ...]]:
+    """Return the first items of every real task, read as a person's own are."""
+    tasks = read_tasks(str(REAL), 0)
+    assert sorted(tasks) == sorted(REAL_TASKS)
+    return {task: items[:n_items] for task, items in tasks.items()}
 
 
 @pytest.mark.parametrize(
@@ -188,7 +175,7 @@ def test_on_real_items_of_the_seven_tasks(
     bytes_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, n_items: int, dtype: torch.dtype
 ) -> None:
     torch.manual_seed(0)
-    tasks = {task: real_items(task, n_items) for task in REAL_TASKS}
+    tasks = real_items(n_items)
     longest = max(
         len(bytes_tokenizer(item.all_contexts[0])["input_ids"])
         for items in tasks.values()
@@ -202,7 +189,7 @@ def test_on_real_items_of_the_seven_tasks(
 @needs_real
 @pytest.mark.slow
 def test_on_real_items_with_the_demo_model(demo: Loaded, tmp_path: Path) -> None:
-    check_parity(demo, {task: real_items(task, 15) for task in REAL_TASKS}, tmp_path)
+    check_parity(demo, real_items(15), tmp_path)
 
 
 AWKWARD = {
