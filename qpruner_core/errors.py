@@ -14,6 +14,7 @@
     ├── StorageFullError             the disk does not hold what would be written
     ├── NotReadyError                a step whose input an earlier step has not made yet
     ├── NonFiniteLossError           a loss that is not a number
+    ├── DeviceMemoryError            a device whose memory ran out
     ├── MergeRefusedError            an adapter that would change too much as it is merged
     ├── DashboardError               a study that optuna-dashboard cannot show
     └── StoppedError                 work that was asked to stop before it was done
@@ -79,6 +80,10 @@ class NotReadyError(QPrunerError):
 
 class NonFiniteLossError(QPrunerError):
     """A loss that is not a finite number; the message names the step."""
+
+
+class DeviceMemoryError(QPrunerError):
+    """Memory of the device ran out in the middle of the work; the message says what helps."""
 
 
 class MergeRefusedError(QPrunerError):

@@ -29,6 +29,7 @@ from qpruner_core.evaluation.windows import measure_text
 from qpruner_core.models.loader import LoadedModel
 from qpruner_core.pipeline.materials import Materials, bytes_16_bit
 from qpruner_core.pipeline.merging import shift_
+from qpruner_core.pipeline.out_of_memory import OUT_OF_MEMORY_BESIDE, out_of_memory_as
 from qpruner_core.pipeline.starting import with_scalings
 from qpruner_core.quantization.packing import pack_, packed_bytes
 from qpruner_core.recovery.adapter import WEIGHTS
@@ -48,7 +49,10 @@ class Shown:
 
 
 class Evaluating:
-    """One model of a run, built once and measured as often as asked."""
+    """One model of a run, built once and measured as often as asked.
+
+    Every measurement raises `DeviceMemoryError` where memory runs out.
+    """
 
     def __init__(
         self,
@@ -77,6 +81,7 @@ class Evaluating:
         """Whether the plan is measured with the run's recovery adapter."""
         return self._recovered() is not None
 
+    @out_of_memory_as(OUT_OF_MEMORY_BESIDE)
     def harness(self, spec: HarnessSpec) -> HarnessOutcome:
         """Let lm-evaluation-harness score the model.
 
@@ -98,6 +103,7 @@ class Evaluating:
             seconds=perf_counter() - started,
         )
 
+    @out_of_memory_as(OUT_OF_MEMORY_BESIDE)
     def text(self, source: str, spec: WindowSpec) -> TextResult:
         """Return the perplexity of a text.
 
@@ -116,6 +122,7 @@ class Evaluating:
             loaded = shown.loaded
             return measure_text(loaded.model, loaded.tokenizer, text, spec, self._on_progress)
 
+    @out_of_memory_as(OUT_OF_MEMORY_BESIDE)
     def speed(self, spec: SpeedSpec) -> tuple[Speed, int]:
         """Return tokens per second, and the bytes of the weights as packed.
 
@@ -131,6 +138,7 @@ class Evaluating:
         cache = spec.batch * shown.layout.kv_cache_bytes(spec.context, per_value)
         return replace(speed, kv_cache_bytes=cache), shown.weight_bytes
 
+    @out_of_memory_as(OUT_OF_MEMORY_BESIDE)
     def metrics(self) -> Metrics:
         """Return what the *evaluate* step measures, of this model: all items of all tasks.
 

@@ -6,7 +6,6 @@ search goes on with the next plan.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -26,20 +25,14 @@ from qpruner_core.domain.spec import SearchSpec
 from qpruner_core.errors import NonFiniteLossError
 from qpruner_core.evaluation import Asked, Suite
 from qpruner_core.pipeline.halving import Rival, Verdict, dominated, rung_ends
+from qpruner_core.pipeline.out_of_memory import (
+    OUT_OF_MEMORY,
+    OUT_OF_MEMORY_IN_TRAINING,
+    free_memory,
+    is_out_of_memory,
+)
 from qpruner_core.pipeline.remembering import Remembered
 from qpruner_core.store.measured import Kept
-
-OUT_OF_MEMORY = (
-    "The device ran out of memory while measuring this plan. Evaluate with shorter sequences or "
-    "fewer items, or on a device with more memory."
-)
-OUT_OF_MEMORY_IN_TRAINING = (
-    "The device ran out of memory while training or measuring this plan. Train with a smaller "
-    "micro-batch, with gradient checkpointing or on shorter sequences, or on a device with more "
-    "memory."
-)
-_CPU_OUT_OF_MEMORY = ("not enough memory", "can't allocate memory")
-"""What torch says when the CPU's allocator gets none; it has no error of its own for that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +112,7 @@ class Measuring:
             if not is_out_of_memory(error):
                 raise
         # Outside the handler: the error holds on to the tensors of the frames it passed.
-        _free_memory()
+        free_memory()
         trains = self._spec.recover_steps > 0
         return Answer(
             state="failed", reason=OUT_OF_MEMORY_IN_TRAINING if trains else OUT_OF_MEMORY
@@ -239,18 +232,3 @@ class _Race:
             if verdict is not None:
                 return losses, verdict
         return losses, None
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a card or on the CPU."""
-    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(
-        words in str(error) for words in _CPU_OUT_OF_MEMORY
-    )
-
-
-def _free_memory() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -23,6 +23,7 @@ from qpruner_core.evaluation import Suite
 from qpruner_core.models.loader import LoadedModel
 from qpruner_core.pipeline.fingerprint import Fingerprints
 from qpruner_core.pipeline.materials import Materials
+from qpruner_core.pipeline.out_of_memory import OUT_OF_MEMORY_IN_TRAINING, out_of_memory_as
 from qpruner_core.pipeline.remembering import Remembered
 from qpruner_core.pipeline.starting import (
     Shifts,
@@ -62,6 +63,7 @@ class Asked:
     script's 8-bit layers do; all bytes of the outcome count it."""
 
 
+@out_of_memory_as(OUT_OF_MEMORY_IN_TRAINING)
 def recover_plan(
     store: RunStore,
     record: RunRecord,
@@ -90,6 +92,7 @@ def recover_plan(
         NonFiniteLossError: A loss is not a number; the message names the step.
         DataTooShortError: There is nothing to train on.
         NotReadyError: The run has not been pruned.
+        DeviceMemoryError: Memory ran out; a checkpoint that was there stays.
     """
     plan, spec = asked.plan, asked.spec
     layout = materials.layout(plan.levels)

@@ -27,7 +27,12 @@ from qpruner_core.domain.spec import (
     RunSpec,
     SearchSpec,
 )
-from qpruner_core.errors import BadInputError, MergeRefusedError, NotReadyError
+from qpruner_core.errors import (
+    BadInputError,
+    DeviceMemoryError,
+    MergeRefusedError,
+    NotReadyError,
+)
 from qpruner_core.evaluation import Suite
 from qpruner_core.export.verify import reference_logits
 from qpruner_core.models.device import pick_device
@@ -39,6 +44,7 @@ from qpruner_core.quantization.orientation import outputs_first
 from qpruner_core.recovery.low_rank import product
 from qpruner_core.recovery.merging import beside, read_adapter, relative_error
 from qpruner_core.recovery.shifts import SHIFT, read_shift
+from qpruner_core.recovery.training import Trainer
 from qpruner_core.store.kept import kept_folder
 from qpruner_core.store.records import RunStore
 
@@ -293,6 +299,31 @@ def test_stopped_training_says_so_and_goes_on_as_if_it_never_had_been(
     assert resumed.remarks == ()
     assert not checkpoint.exists()
     assert recover(line, **asked).losses == resumed.losses
+
+
+@pytest.mark.parametrize(
+    "error", [torch.cuda.OutOfMemoryError("CUDA out of memory."), MemoryError()]
+)
+def test_training_that_runs_out_of_memory_is_a_sentence_and_goes_on_from_its_checkpoint(
+    line: Line, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    asked = {"steps": 4, "checkpoint_steps": 1}
+    steps: list[int] = []
+    real = Trainer._step_
+
+    def step(self: Trainer, batch: Any, number: int) -> float:
+        if number == 2 and not steps[2:]:
+            steps.append(-1)
+            raise error
+        return real(self, batch, number)
+
+    line.on_progress = lambda told: "loss" in told.values and steps.append(told.done)
+    monkeypatch.setattr(Trainer, "_step_", step)
+    with pytest.raises(DeviceMemoryError, match=r"smaller micro-batch.*8-bit optimiser") as told:
+        recover(line, **asked)
+    assert told.value.__context__ is None, "nothing of the failed step is held"
+    assert recover(line, **asked).is_complete
+    assert steps == [1, 2, -1, 3, 4]
 
 
 class Killed(BaseException):

@@ -15,7 +15,7 @@ from qpruner_core.models.device import pick_device
 from qpruner_core.pipeline import Line
 from qpruner_core.pipeline import trial_recovery as trained_trials
 from qpruner_core.pipeline.materials import Materials
-from qpruner_core.pipeline.measuring import OUT_OF_MEMORY_IN_TRAINING
+from qpruner_core.pipeline.out_of_memory import OUT_OF_MEMORY_IN_TRAINING
 
 UPTO_SEARCH = STEPS[: STEPS.index("evaluate")]
 """The full evaluation in between is not needed."""

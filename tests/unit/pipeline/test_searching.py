@@ -17,7 +17,8 @@ from qpruner_core.errors import BadInputError, InfeasibleBudgetError, NotReadyEr
 from qpruner_core.evaluation import Suite
 from qpruner_core.models.device import pick_device
 from qpruner_core.pipeline import Line
-from qpruner_core.pipeline.measuring import OUT_OF_MEMORY, Measuring, is_out_of_memory
+from qpruner_core.pipeline.measuring import Measuring
+from qpruner_core.pipeline.out_of_memory import OUT_OF_MEMORY, is_out_of_memory
 from qpruner_core.search.costs import cost_of
 from qpruner_core.store.measured import sequence_losses
 
