@@ -37,6 +37,9 @@ SMALL_RECOVERY = RecoverySpec(
 """The paper's settings scaled down for models such as the demo: the scaling alpha / rank of 2 and
 the dropout are the paper's, and micro-batches, checkpointing and 8-bit moments keep the training
 memory mostly weights, as it is for a large model."""
+STARTUP, STARTUP_SHARE = 10, 5
+"""The first plans that the Gaussian process does not choose are the paper's, and of few plans one
+in so many."""
 TRIAL_SHARE = 20
 """In the setting ``paper`` a trial is recovered for one in so many of a row's steps."""
 
@@ -44,6 +47,21 @@ TRIAL_SHARE = 20
 def ratio_key(ratio: float) -> str:
     """Return a pruning ratio as the text by which `Reproduction` names it."""
     return f"{ratio:g}"
+
+
+def ratio_words(ratio: float) -> str:
+    """Return a pruning ratio as a person reads it."""
+    return f"{100.0 * ratio:g} %"
+
+
+def of_ratio(ratio: float, words: str) -> str:
+    """Return a remark as one of a ratio."""
+    return f"At {ratio_words(ratio)}{words}"
+
+
+def is_of_ratio(remark: str, ratio: float) -> bool:
+    """Whether a remark is one of a ratio."""
+    return remark.startswith(of_ratio(ratio, ""))
 
 
 def usual_recovery(dense_bytes: int) -> RecoverySpec:
@@ -67,6 +85,15 @@ def usual_recover_steps(setting: str, recovery: RecoverySpec) -> int:
     return max(1, recovery.steps // TRIAL_SHARE)
 
 
+def usual_startup(n_trials: int) -> int:
+    """Return how many plans the Gaussian process does not choose unless a person says otherwise.
+
+    Args:
+        n_trials: Plans at every ratio; >= 1.
+    """
+    return min(STARTUP, n_trials // STARTUP_SHARE)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReproductionSpec:
     """What the table is made of."""
@@ -84,9 +111,9 @@ class ReproductionSpec:
     """How every row is recovered."""
     n_trials: int = 50
     """Plans that refine QPruner-2 at every ratio, beside the baselines; >= 1."""
-    n_startup: int = 10
-    """Of these, the first ones that the Gaussian process does not choose; >= 1. The setting
-    ``"ours"`` has no such first ones."""
+    n_startup: int = STARTUP
+    """Of these, the first ones that the Gaussian process does not choose; >= 0 and below
+    ``n_trials``, see `check_startup`. The setting ``"ours"`` has no such first ones."""
     recover_steps: int = 0
     """Steps of recovery in each trial; 0 measures plans as they are quantised."""
     int8_share: float = 0.25
@@ -109,16 +136,34 @@ class ReproductionSpec:
             f"The pruning ratios of the table are {', '.join(map(str, self.ratios)) or 'none'}",
             "Give one or more shares in [0, 1), ascending, each once.",
         )
-        for name in ("n_trials", "n_startup"):
-            value = getattr(self, name)
-            require(value >= 1, f"{name} is {value}", "Give 1 or more.")
-        for name in ("recover_steps", "items_per_task"):
+        require(self.n_trials >= 1, f"n_trials is {self.n_trials}", "Give 1 or more.")
+        for name in ("n_startup", "recover_steps", "items_per_task"):
             value = getattr(self, name)
             require(value >= 0, f"{name} is {value}", "Give 0 or more.")
         require(
             0.0 <= self.int8_share <= 1.0,
             f"The share of 8-bit layers is {self.int8_share}",
             "It is a share in [0, 1]; choose one in that range.",
+        )
+
+    @property
+    def has_startup(self) -> bool:
+        """Whether the search of the setting has first plans that no model of it chooses."""
+        return self.setting != "ours"
+
+    def check_startup(self) -> None:
+        """Refuse a table whose Gaussian process would never choose a plan.
+
+        Tables from before this was refused are read, and gone on with, all the same.
+
+        Raises:
+            BadInputError: All plans would be first ones.
+        """
+        require(
+            not self.has_startup or self.n_startup < self.n_trials,
+            f"Of {self.n_trials} trials the first {self.n_startup} (startup) are not chosen by "
+            f"the Gaussian process, so that it would choose none",
+            "Give fewer by startup, or more by trials.",
         )
 
 
@@ -143,6 +188,8 @@ class ReproductionRow:
     """Packed weights without the adapter; bytes."""
     seconds: float
     """Wall time of the row: training and both measurements; its search is the ratio's."""
+    pruning: str = ""
+    """Fingerprint of what its run had pruned; empty in records from before it was kept."""
 
     @property
     def training_bytes(self) -> int | None:
@@ -173,6 +220,9 @@ class Reproduction:
     """ISO 8601, UTC; empty until the table is begun."""
     version: str = ""
     """Version of QPruner Studio that began it."""
+    evaluated: str = ""
+    """Fingerprint of the person's own files that plans and rows are measured on, as they were when
+    it was begun; empty where there are none and in records from before it was kept."""
 
     @property
     def n_rows(self) -> int:
@@ -190,9 +240,43 @@ class Reproduction:
         wanted = ((ratio, name) for ratio in self.spec.ratios for name in VARIANTS)
         return tuple(pair for pair in wanted if self.row(*pair) is None)
 
+    def differs_in_ratios_only(self, spec: ReproductionSpec) -> bool:
+        """Whether what is asked for is this table but for its ratios: rows of those that stay are
+        then true of it too.
+        """
+        return replace(self.spec, ratios=spec.ratios) == spec
+
+    def with_ratios(self, ratios: tuple[float, ...]) -> Reproduction:
+        """Return the table with other ratios and all that is known of those that stay."""
+        gone = [ratio for ratio in self.spec.ratios if ratio not in ratios]
+        kept = self
+        for ratio in gone:
+            kept = kept.without(ratio)
+        return replace(kept, spec=replace(self.spec, ratios=ratios))
+
+    def without(self, ratio: float) -> Reproduction:
+        """Return the table without rows, run, search and remarks of a ratio."""
+        key = ratio_key(ratio)
+        return replace(
+            self,
+            rows=tuple(row for row in self.rows if row.ratio != ratio),
+            runs={name: run for name, run in self.runs.items() if name != key},
+            search_seconds={k: v for k, v in self.search_seconds.items() if k != key},
+            remarks=tuple(each for each in self.remarks if not is_of_ratio(each, ratio)),
+        )
+
+    def with_row(self, row: ReproductionRow) -> Reproduction:
+        """Return the table with one row more, in its place."""
+        rows = sorted((*self.rows, row), key=lambda each: (each.ratio, _place(each.variant)))
+        return replace(self, rows=tuple(rows))
+
     def row(self, ratio: float, variant: str) -> ReproductionRow | None:
         """Return a row; None while it is missing."""
         for found in self.rows:
             if found.ratio == ratio and found.variant == variant:
                 return found
         return None
+
+
+def _place(variant: str) -> int:
+    return VARIANTS.index(variant) if variant in VARIANTS else len(VARIANTS)

@@ -8,38 +8,36 @@ that was killed goes on where it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from time import perf_counter
 from typing import Protocol
 
 from qpruner_core import __version__
-from qpruner_core.catalog import check_recovery
-from qpruner_core.data.tasks import read_tasks
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.progress import OnProgress, Progress
 from qpruner_core.domain.record import RunRecord, Trial
 from qpruner_core.domain.reproduction import (
-    VARIANTS,
     Reproduction,
     ReproductionRow,
     ReproductionSpec,
+    of_ratio,
     ratio_key,
+    ratio_words,
 )
 from qpruner_core.domain.spec import RunSpec
 from qpruner_core.errors import NotReadyError, StoppedError
-from qpruner_core.inspection import inspect_model
 from qpruner_core.pipeline.materials import Materials, bytes_16_bit
-from qpruner_core.pipeline.recovering import Asked, recover_plan
-from qpruner_core.pipeline.reproduction_pace import BEFORE, Pace, n_pieces, n_plans
+from qpruner_core.pipeline.recovering import Asked, end_training, recover_plan
+from qpruner_core.pipeline.reproduction_pace import (
+    step_words,
+)
 from qpruner_core.pipeline.reproduction_runs import (
     alive,
     alone_with,
-    check_ratio,
+    check_table,
     new_run,
-    percent,
     wanted_spec,
 )
 from qpruner_core.pipeline.reproduction_settings import (
@@ -48,10 +46,16 @@ from qpruner_core.pipeline.reproduction_settings import (
     row_trial,
     search_spec,
 )
+from qpruner_core.pipeline.reproduction_standing import (
+    changed_since,
+    check_files,
+    check_items,
+    evaluated,
+    pruning_of,
+    with_search,
+)
+from qpruner_core.pipeline.reproduction_telling import Telling
 from qpruner_core.store.records import RunStore
-
-STEP = "reproduce"
-"""Under this name the table reports its progress, in pieces of the whole."""
 
 
 class ChildLine(Protocol):
@@ -101,38 +105,38 @@ class Reproducing:
         self._store = store
         self._run_id = run_id
         self._make_line = make_line
-        self._on_progress = on_progress
+        self._tell = Telling(on_progress, self._table, lambda run: store.read(run).seconds)
         self._should_stop = should_stop
         self._line: ChildLine | None = None
         self._line_id = ""
-        self._pace = Pace()
-        self._ratio, self._n_measured = 0.0, 0
-        self._what = ""
-        self._row_began: float | None = None
 
     def begin(self, spec: ReproductionSpec) -> None:
-        """Take the table into the parent's record; one that asks for the same goes on.
+        """Take the table into the parent's record; one that asks for the same goes on, and one
+        that differs in its ratios alone keeps those that stay.
 
         What can be refused without computing is refused here.
 
         Raises:
-            QPrunerError: A name, a task or a ratio that cannot work for this model.
+            QPrunerError: A name, a task or a ratio that cannot work for this model, or a table to
+                go on with whose items were edited.
         """
         record = self._store.read(self._run_id)
-        if record.reproduction is not None and record.reproduction.spec == spec:
-            return
-        check_recovery(spec.recovery)
-        data = record.spec.data
-        read_tasks(data.tasks, 1, names=data.task_names)
-        card = record.load or inspect_model(record.spec.model)
-        for ratio in spec.ratios:
-            check_ratio(record, spec, card, ratio)
-        table = Reproduction(
-            spec=spec,
-            model=card.title,
-            begun_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            version=__version__,
-        )
+        known = record.reproduction
+        if known is not None and known.differs_in_ratios_only(spec):
+            check_files(self._store, record, known)
+            if known.spec == spec:
+                return
+        card = check_table(record, spec)
+        if known is not None and known.differs_in_ratios_only(spec):
+            table = known.with_ratios(spec.ratios)
+        else:
+            table = Reproduction(
+                spec=spec,
+                model=card.title,
+                begun_at=datetime.now(UTC).isoformat(timespec="seconds"),
+                version=__version__,
+                evaluated=evaluated(self._store, record),
+            )
         self._store.write(replace(record, reproduction=table))
         self._let_go()
 
@@ -146,45 +150,71 @@ class Reproducing:
             What was done, in words; empty when the table is complete.
 
         Raises:
-            NotReadyError: The parent has no table that was begun.
+            NotReadyError: The parent has no table that was begun, or its items were edited.
             StoppedError: Training, or the wait for another writer, was stopped; asked again, it
                 goes on.
         """
-        missing = self._table().missing
+        record, table = self._store.read(self._run_id), self._table()
+        missing = table.missing
         if not missing:
             self._let_go()
             return ""
+        check_files(self._store, record, table)
         ratio, variant = missing[0]
-        self._ratio, self._what = ratio, "beginning"
+        self._tell.ratio, self._tell.what = ratio, "beginning"
         child = self._child(ratio)
         with alone_with(self._store, child.run_id, self._should_stop):
-            return f"{percent(ratio)}, {self._piece(ratio, variant, owner)}"
+            return f"{ratio_words(ratio)}, {self._piece(ratio, variant, owner)}"
 
     # pieces -------------------------------------------------------------------------------------
 
     def _piece(self, ratio: float, variant: str, owner: str) -> str:
-        line = self._line_of(ratio)
-        record = line.record()
+        line, table = self._line_of(ratio), self._table()
+        record, parent = line.record(), self._store.read(self._run_id)
+        wanted = wanted_spec(table, parent, record, ratio)
+        changed = changed_since(table, record, wanted, ratio)
+        if changed:
+            return self._begin_anew(record, wanted, changed)
+        if record.prune is None and record.spec.pruning != wanted.pruning:
+            line.begin(wanted, ("prune",))
+            record = line.record()
         for name in ("load", "score", "prune"):
             if getattr(record, name) is None:
                 return self._step(line, name)
-            if name == "load" and self._table().dense is None:
+            if name == "load" and table.dense is None:
                 return self._dense(line)
         if record.quantize is None:
             self._begin_search(line, record)
             return self._step(line, "quantize")
         if record.search is None:
             return self._plan(line, record, owner)
+        self._note_search(record)
         return self._row(line, ratio, variant)
 
+    def _begin_anew(self, child: RunRecord, wanted: RunSpec, changed: str) -> str:
+        """Give the ratio a new run in the place of one that is no longer what the table began; its
+        rows are of another pruning, budget or text than those to come.
+        """
+        table = self._table().without(self._tell.ratio)
+        if (child.spec.model, child.spec.data) != (wanted.model, wanted.data):
+            table = replace(table, dense=None)
+        told = of_ratio(
+            self._tell.ratio,
+            f" the {changed} of run {child.run_id} was changed, so that another run and other "
+            f"rows have taken its place.",
+        )
+        self._write(replace(table, remarks=(*table.remarks, told)))
+        self._let_go()
+        return f"begun anew, as the {changed} of its run was changed"
+
     def _step(self, line: ChildLine, name: str) -> str:
-        self._what = name
+        self._tell.what = step_words(name)
         line.step(name)
-        return name
+        return self._tell.what
 
     def _dense(self, line: ChildLine) -> str:
         """Measure the model before pruning, on the items of the rows."""
-        self._what = "the dense model"
+        self._tell.what = "the dense model"
         self._tell(Progress(step="load", done=0, total=1))
         dense = line.materials.dense()
         metrics: Metrics = line.materials.suite_of(self._table().spec.items_per_task).evaluate(
@@ -193,18 +223,19 @@ class Reproducing:
             device_name=dense.device.name,
         )
         self._write(replace(self._table(), dense=metrics))
-        return self._what
+        return self._tell.what
 
     def _begin_search(self, line: ChildLine, record: RunRecord) -> None:
         if record.prune is None:
             raise NotReadyError("This run has no pruned model yet. Run its pruning step first.")
         spec = self._table().spec
         search = search_spec(spec, record.spec.data, record.prune.spec, record.prune.layout)
-        line.begin(replace(record.spec, search=search), ("quantize", "search"))
+        asked = replace(record.spec, search=search, recovery=spec.recovery)
+        line.begin(asked, ("quantize", "search"))
 
     def _plan(self, line: ChildLine, record: RunRecord, owner: str) -> str:
         """Measure the next plan of the search, or end it."""
-        self._what = "search"
+        self._tell.what = "search"
         name = record.baselines_name
         known = self._store.read_value(record.run_id, name, tuple[Trial, ...]) or ()
         if len(known) < line.search_begin():
@@ -217,30 +248,31 @@ class Reproducing:
         return "search, finished"
 
     def _note_search(self, record: RunRecord) -> None:
-        """Take what the search of a ratio took, and its remarks, into the table."""
-        table, where = self._table(), percent(self._ratio)
-        taken = sum(record.seconds.get(name, 0.0) for name in (*BEFORE, "search"))
-        remarks = record.search.remarks if record.search is not None else ()
-        told = tuple(f"At {where}: {sentence}" for sentence in remarks)
-        seconds = {**table.search_seconds, ratio_key(self._ratio): taken}
-        self._write(replace(table, search_seconds=seconds, remarks=(*table.remarks, *told)))
+        """Take what the search of a ratio took, and its remarks, into the table, unless it has
+        them: a process may have been killed between the two records.
+        """
+        table, key = self._table(), ratio_key(self._tell.ratio)
+        if key not in table.search_seconds:
+            self._write(with_search(table, record, self._tell.ratio, key))
 
     def _row(self, line: ChildLine, ratio: float, variant: str) -> str:
-        self._what, record, table = variant, line.record(), self._table()
+        self._tell.what, record, table = variant, line.record(), self._table()
         if record.search is None:
             raise NotReadyError("This run has no finished search yet. Search first.")
         trial = row_trial(variant, table.spec.setting, record.search)
+        alike = (ratio, trial.plan.key, pruning_of(record))
         twin = next(
-            (row for row in table.rows if row.ratio == ratio and row.plan.key == trial.plan.key),
-            None,
+            (row for row in table.rows if (row.ratio, row.plan.key, row.pruning) == alike), None
         )
         if twin is not None:
-            told = f"At {percent(ratio)} the plan of {variant} is that of {twin.variant}."
+            told = of_ratio(ratio, f" the plan of {variant} is that of {twin.variant}.")
             row = replace(twin, variant=variant, trial=trial.number, seconds=0.0)
             table = replace(table, remarks=(*table.remarks, told))
         else:
             row = self._recovered(line, record, trial, variant)
-        self._write(replace(table, rows=(*table.rows, row)))
+            check_items(table, row.recovery.after)
+        self._write(table.with_row(row))
+        end_training(self._store, record.run_id, row.recovery, _artifact_name(variant))
         return f"{variant}, recovered"
 
     def _recovered(
@@ -258,7 +290,7 @@ class Reproducing:
             name=_artifact_name(variant),
             hold_16_bit=held_at_16_bit(spec.setting),
         )
-        with self._timing_row():
+        with self._tell.timing_row():
             began = perf_counter()
             suite = line.materials.suite_of(spec.items_per_task)
             told = (self._tell, self._should_stop)
@@ -271,7 +303,7 @@ class Reproducing:
                 f"from there."
             )
         return ReproductionRow(
-            ratio=self._ratio,
+            ratio=self._tell.ratio,
             variant=variant,
             run_id=record.run_id,
             trial=trial.number,
@@ -279,6 +311,7 @@ class Reproducing:
             recovery=outcome,
             weight_bytes=outcome.before.weight_bytes,
             seconds=seconds,
+            pruning=pruning_of(record),
         )
 
     # the runs of the ratios ----------------------------------------------------------------------
@@ -289,14 +322,10 @@ class Reproducing:
         found = alive(self._store, table.runs.get(key, ""))
         if found is None:
             found = new_run(self._store, self._store.read(self._run_id), table, ratio)
-            # Rows of a run that is gone would not share the pruning of those that follow.
-            rows = tuple(row for row in table.rows if row.ratio != ratio)
-            runs = {**table.runs, key: found.run_id}
-            self._write(replace(table, runs=runs, rows=rows))
-        spec = wanted_spec(table, found, ratio)
-        if found.prune is None and found.spec.pruning != spec.pruning:
-            with alone_with(self._store, found.run_id, self._should_stop):
-                self._line_of(ratio).begin(spec, ("prune",))
+            if key in table.runs:
+                # Rows of a run that is gone would not share the pruning of those that follow.
+                table = table.without(ratio)
+            self._write(replace(table, runs={**table.runs, key: found.run_id}))
         return found
 
     def _line_of(self, ratio: float) -> ChildLine:
@@ -306,7 +335,7 @@ class Reproducing:
         run_id = self._table().runs[ratio_key(ratio)]
         if self._line is None or self._line_id != run_id:
             self._let_go()
-            self._n_measured = 0
+            self._tell.of_another_run()
             self._line, self._line_id = self._make_line(run_id, self._tell), run_id
         return self._line
 
@@ -328,54 +357,6 @@ class Reproducing:
 
     def _write(self, table: Reproduction) -> None:
         self._store.write(replace(self._store.read(self._run_id), reproduction=table))
-
-    @contextmanager
-    def _timing_row(self) -> Iterator[None]:
-        self._row_began = perf_counter()
-        try:
-            yield
-        finally:
-            self._row_began = None
-
-    def _tell(self, told: Progress) -> None:
-        """Report what a ratio's run reports, as pieces of the whole table."""
-        table, values = self._table(), dict(told.values)
-        if told.step == "search" and "seconds" in values:
-            self._pace.measured(values["seconds"])
-        done, index = self._done(table, told), table.spec.ratios.index(self._ratio)
-        each = n_pieces(table.spec)
-        left = self._seconds_left(table, told, done)
-        if left is not None:
-            values["seconds_left"] = left
-        part = f" {told.done} of {told.total}" if told.total > 1 else ""
-        words = [f"{percent(self._ratio)}, {self._what}{part}", told.message]
-        self._on_progress(
-            Progress(
-                step=STEP,
-                done=index * each + done,
-                total=len(table.spec.ratios) * each,
-                message=": ".join(word for word in words if word),
-                values=values,
-            )
-        )
-
-    def _done(self, table: Reproduction, told: Progress) -> int:
-        """Return how many pieces of the present ratio are done."""
-        if self._what in VARIANTS:
-            return len(BEFORE) + n_plans(table.spec) + VARIANTS.index(self._what)
-        if self._what == "search":
-            # Every piece begins by saying that nothing is done.
-            self._n_measured = max(self._n_measured, min(told.done, n_plans(table.spec)))
-            return len(BEFORE) + self._n_measured
-        return BEFORE.index(told.step) if told.step in BEFORE else 0
-
-    def _seconds_left(self, table: Reproduction, told: Progress, done: int) -> float | None:
-        row = (0.0, 0.0)
-        if self._row_began is not None:
-            row = (perf_counter() - self._row_began, told.done / max(1, told.total))
-        run_id = table.runs.get(ratio_key(self._ratio))
-        steps = self._store.read(run_id).seconds if run_id is not None else {}
-        return self._pace.left(table, self._ratio, done, steps, row)
 
 
 def _artifact_name(variant: str) -> str:

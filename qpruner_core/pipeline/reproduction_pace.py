@@ -13,6 +13,11 @@ BEFORE = ("load", "score", "prune", "quantize")
 row."""
 
 
+def step_words(name: str) -> str:
+    """Return a step as the screen has it."""
+    return {"quantize": "quantise"}.get(name, name)
+
+
 def n_plans(spec: ReproductionSpec) -> int:
     """Return how many plans the search of a ratio measures; fewer where all plans were tried."""
     return N_BASELINES + spec.n_trials

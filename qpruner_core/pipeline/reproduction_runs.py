@@ -7,9 +7,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from threading import Event as Flag
 
-from qpruner_core.catalog import check_spec
+from qpruner_core.catalog import check_recovery, check_spec
+from qpruner_core.data.tasks import read_tasks
 from qpruner_core.domain.record import ModelCard, RunRecord
-from qpruner_core.domain.reproduction import Reproduction, ReproductionSpec
+from qpruner_core.domain.reproduction import Reproduction, ReproductionSpec, ratio_words
 from qpruner_core.domain.spec import RunSpec
 from qpruner_core.errors import IncompatibleShapeError, NotReadyError, StoppedError
 from qpruner_core.inspection import inspect_model
@@ -22,6 +23,27 @@ from qpruner_core.store.records import RunStore
 
 LOOK_AT_LOCK_SECONDS = 0.25
 """How often is looked whether the other writer of a ratio's run is done."""
+
+
+def check_table(record: RunRecord, spec: ReproductionSpec) -> ModelCard:
+    """Refuse a table that cannot work for the model of a run, before anything is computed; return
+    what its headers say.
+
+    Args:
+        record: The run; one that was not made yet is one of the spec that it would have.
+        spec: What the table is made of.
+
+    Raises:
+        QPrunerError: A name, a number, a task or a ratio that cannot work.
+    """
+    spec.check_startup()
+    check_recovery(spec.recovery)
+    data = record.spec.data
+    read_tasks(data.tasks, 1, names=data.task_names)
+    card = record.load or inspect_model(record.spec.model)
+    for ratio in spec.ratios:
+        check_ratio(record, spec, card, ratio)
+    return card
 
 
 def check_ratio(record: RunRecord, spec: ReproductionSpec, card: ModelCard, ratio: float) -> None:
@@ -52,20 +74,24 @@ def alive(store: RunStore, run_id: str) -> RunRecord | None:
 
 def new_run(store: RunStore, parent: RunRecord, table: Reproduction, ratio: float) -> RunRecord:
     """Return a new run for a ratio: a copy of one whose model was scored, if there is one."""
-    name = f"{table.model}, {table.spec.setting}, {percent(ratio)}"
-    others = (alive(store, run_id) for run_id in table.runs.values())
-    scored = next((run for run in others if run is not None and run.score is not None), None)
-    if scored is not None:
-        return store.fork(scored.run_id, "prune", name)
+    name = f"{table.model}, {table.spec.setting}, {ratio_words(ratio)}"
     card = parent.load or inspect_model(parent.spec.model)
-    spec = cut_spec(table.spec, parent.spec, card.layout, ratio)
-    return store.create(replace(spec, name=name))
+    spec = replace(cut_spec(table.spec, parent.spec, card.layout, ratio), name=name)
+    others = (alive(store, run_id) for run_id in table.runs.values())
+    scored = next((run for run in others if run is not None and _is_scored(run, spec)), None)
+    return store.create(spec) if scored is None else store.fork(scored.run_id, "prune", name)
 
 
-def wanted_spec(table: Reproduction, child: RunRecord, ratio: float) -> RunSpec:
+def _is_scored(run: RunRecord, wanted: RunSpec) -> bool:
+    """Whether a run has the scores that another one would compute."""
+    alike = (run.spec.model, run.spec.data) == (wanted.model, wanted.data)
+    return alike and run.score is not None and run.score.spec == wanted.importance
+
+
+def wanted_spec(table: Reproduction, parent: RunRecord, child: RunRecord, ratio: float) -> RunSpec:
     """Return what the run of a ratio is asked for up to its pruning."""
-    card = child.load or inspect_model(child.spec.model)
-    spec = cut_spec(table.spec, child.spec, card.layout, ratio)
+    card = child.load or inspect_model(parent.spec.model)
+    spec = cut_spec(table.spec, parent.spec, card.layout, ratio)
     return replace(spec, name=child.spec.name)
 
 
@@ -89,8 +115,3 @@ def alone_with(store: RunStore, run_id: str, should_stop: Callable[[], bool]) ->
                     ) from busy
                 Flag().wait(LOOK_AT_LOCK_SECONDS)
         yield
-
-
-def percent(ratio: float) -> str:
-    """Return a ratio as a person reads it."""
-    return f"{100.0 * ratio:g} %"

@@ -17,6 +17,7 @@ from qpruner_core.domain.reproduction import (
     ratio_key,
     usual_recover_steps,
     usual_recovery,
+    usual_startup,
 )
 from qpruner_core.errors import BadInputError
 from qpruner_core.search import presets
@@ -32,7 +33,7 @@ from qpruner_core.store.codec import from_json, to_json
         {"ratios": (0.2, 0.2)},
         {"ratios": (1.0,)},
         {"n_trials": 0},
-        {"n_startup": 0},
+        {"n_startup": -1},
         {"recover_steps": -1},
         {"items_per_task": -1},
         {"int8_share": 1.5},
@@ -80,3 +81,26 @@ def test_only_the_papers_trials_are_recovered_and_never_without_recovery(setting
     assert (steps > 0) == (setting == "paper")
     assert usual_recover_steps(setting, RecoverySpec(steps=0)) == 0
     assert usual_recover_steps("paper", RecoverySpec(steps=1)) == 1
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_a_gaussian_process_that_would_choose_nothing_is_refused_by_both_its_options(setting):
+    asked = ReproductionSpec(setting=setting, n_trials=5, n_startup=10)
+    if setting == "ours":
+        asked.check_startup()
+        assert not asked.has_startup
+        return
+    with pytest.raises(BadInputError, match=r"5 trials.*startup"):
+        asked.check_startup()
+    replace(asked, n_startup=4).check_startup()
+
+
+@pytest.mark.parametrize(("n_trials", "startup"), [(1, 0), (5, 1), (20, 4), (50, 10), (500, 10)])
+def test_of_few_plans_at_most_a_fifth_are_first_ones(n_trials, startup):
+    assert usual_startup(n_trials) == startup
+    ReproductionSpec(n_trials=n_trials, n_startup=startup).check_startup()
+
+
+def test_a_table_from_before_startup_was_refused_is_still_read():
+    old = ReproductionSpec(n_trials=5, n_startup=10)
+    assert from_json(ReproductionSpec, to_json(old)) == old

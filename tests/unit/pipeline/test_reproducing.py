@@ -34,7 +34,7 @@ RECOVERY = RecoverySpec(
 SPEC = ReproductionSpec(
     ratios=(0.2, 0.4), recovery=RECOVERY, n_trials=2, n_startup=1, recover_steps=1
 )
-SHORT = replace(SPEC, ratios=(0.2,), n_trials=1, recover_steps=0)
+SHORT = replace(SPEC, ratios=(0.2,), n_trials=1, n_startup=0, recover_steps=0)
 QUICK = replace(SHORT, recovery=replace(RECOVERY, steps=1, initialization="default"))
 TIMES = ("seconds", "tokens_per_second", "search_seconds", "begun_at")
 PLACES = ("run_id", "runs", "adapter", "shift")
@@ -264,6 +264,7 @@ def test_a_table_that_asks_for_something_else_takes_the_place_of_the_old_one(
             "pissa",
         ),
         ({"recovery": replace(RECOVERY, sequence_length=4096)}, BadInputError, "4096"),
+        ({"n_startup": 1}, BadInputError, "startup"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_computed(

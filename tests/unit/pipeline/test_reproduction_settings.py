@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from app import wording
 from qpruner_core.catalog import check_spec, precision_formats
 from qpruner_core.domain.footprint import parse_budget, plan_bytes
 from qpruner_core.domain.layout import ModelLayout
@@ -19,7 +20,7 @@ from qpruner_core.domain.reproduction import (
 )
 from qpruner_core.domain.spec import DataSpec, ModelSpec, PruningSpec, RunSpec, SearchSpec
 from qpruner_core.models.architectures import llama
-from qpruner_core.pipeline.reproduction_pace import Pace, n_pieces
+from qpruner_core.pipeline.reproduction_pace import BEFORE, Pace, n_pieces, step_words
 from qpruner_core.pipeline.reproduction_settings import (
     cut_spec,
     fixed_layers,
@@ -141,3 +142,8 @@ def test_the_time_left_counts_what_was_measured_for_what_is_to_come() -> None:
     left = pace.left(table, 0.2, 14, {"score": 4.0}, (5.0, 0.5))
     assert left == pytest.approx(4 * 10.0 - 5.0 + 24.0 + 4 * 10.0)
     assert n_pieces(spec) == 4 + 10 + 4
+
+
+def test_steps_are_told_by_the_words_of_the_screen() -> None:
+    for name in BEFORE:
+        assert step_words(name) == wording.STEP_TITLES[name].lower()
