@@ -64,7 +64,7 @@ def run_reproduce(
     show = silent if arguments.quiet else _Shown()
     with _said_how_to_go_on():
         if arguments.queue:
-            record = begun or store.create(run)
+            record = begun or _checked(store, run, asked)
             _write(store, out, record.run_id)
             _follow(store, out, record.run_id, asked, show)
         else:
@@ -97,6 +97,19 @@ def _here(
         while line.reproduce_next("this command"):
             n_rows = _write_new(store, out, record.run_id, n_rows)
         _write(store, out, record.run_id)
+
+
+def _checked(store: RunStore, run: RunSpec, asked: ReproductionSpec) -> RunRecord:
+    """Return a new run for a table that a worker is to make, unless it cannot.
+
+    Raises:
+        QPrunerError: It would be refused there at once.
+    """
+    # Looks at widths with NumPy; all that comes along takes a second.
+    from qpruner_core.pipeline.reproduction_runs import check_table  # noqa: PLC0415
+
+    check_table(RunRecord(run_id="", created_at="", spec=run), asked)
+    return store.create(run)
 
 
 def _follow(

@@ -9,18 +9,20 @@ from typing import Any
 
 from qpruner_core.cli.recover_options import recover_options
 from qpruner_core.cli.specs import model_spec, overlay
+from qpruner_core.domain.checks import require
 from qpruner_core.domain.recovery import RecoverySpec
 from qpruner_core.domain.reproduction import (
     SETTINGS,
+    STARTUP,
     ReproductionSpec,
     usual_recover_steps,
     usual_recovery,
+    usual_startup,
 )
 from qpruner_core.domain.spec import DataSpec, RunSpec
 
 _TABLE: Mapping[str, tuple[str, type, str]] = {
     "trials": ("n_trials", int, "plans that refine QPruner-2 at every ratio"),
-    "startup": ("n_startup", int, "of these, the first that the Gaussian process does not choose"),
     "int8_share": (
         "int8_share",
         float,
@@ -53,56 +55,9 @@ def ratios(text: str) -> tuple[float, ...]:
 
 def reproduce_options(parser: ArgumentParser) -> None:
     """Add what the table is made of; texts are asked as elsewhere."""
-    default = ReproductionSpec()
-    parser.add_argument(
-        "--setting",
-        choices=SETTINGS,
-        default=default.setting,
-        help="as the paper says, as its public script does it, or as this studio does it; "
-        f"default {default.setting}",
-    )
-    parser.add_argument(
-        "--ratios",
-        type=ratios,
-        default=default.ratios,
-        metavar="RATIO,...",
-        help=f"pruning ratios, ascending; default {','.join(map(str, default.ratios))}",
-    )
-    parser.add_argument(
-        "--tasks",
-        type=words,
-        default=(),
-        metavar="NAME,...",
-        help="tasks of the source of items; default all",
-    )
-    parser.add_argument(
-        "--items",
-        default=DataSpec().tasks,
-        help=f"source of the items: 'demo', 'none' or a folder of *.jsonl; default "
-        f"{DataSpec().tasks}",
-    )
-    trial_items = DataSpec().items_per_task
-    parser.add_argument(
-        "--trial-items",
-        type=int,
-        default=trial_items,
-        help=f"items per task that a plan of the search is judged by; 0 for all; default "
-        f"{trial_items}",
-    )
-    for name, (field, kind, says) in _TABLE.items():
-        usual = getattr(default, field)
-        parser.add_argument(
-            f"--{name.replace('_', '-')}",
-            type=kind,
-            default=usual,
-            help=f"{says}; default {usual}",
-        )
-    parser.add_argument(
-        "--recover-steps",
-        type=int,
-        help="steps of recovery in each trial; by default a twentieth of a row's in the setting "
-        "paper, and none in the others",
-    )
+    _rows(parser)
+    _items(parser)
+    _search(parser)
     recover_options(parser)
     parser.epilog = (
         "All rows are recovered alike: by default with the paper's settings, scaled down for "
@@ -118,7 +73,7 @@ def reproduction_spec(arguments: Namespace, dense_bytes: int) -> ReproductionSpe
         dense_bytes: The model at 16 bit; bytes.
 
     Raises:
-        BadInputError: A number is out of range.
+        BadInputError: A number is out of range, or says nothing in the setting.
     """
     recovery = _recovery(arguments, dense_bytes)
     asked = {field: getattr(arguments, name) for name, (field, _, _) in _TABLE.items()}
@@ -129,9 +84,29 @@ def reproduction_spec(arguments: Namespace, dense_bytes: int) -> ReproductionSpe
         setting=arguments.setting,
         ratios=arguments.ratios,
         recovery=recovery,
+        n_startup=_startup(arguments),
         recover_steps=steps,
         **asked,
     )
+
+
+def _startup(arguments: Namespace) -> int:
+    """Return how many plans the Gaussian process does not choose.
+
+    Raises:
+        BadInputError: It was given in a setting that has no such process.
+    """
+    default = ReproductionSpec(setting=arguments.setting)
+    given: int | None = arguments.startup
+    if default.has_startup:
+        return usual_startup(arguments.trials) if given is None else given
+    require(
+        given is None,
+        f"--startup {given} was given, and the search of the setting {arguments.setting} has no "
+        f"first plans that no model of it chooses",
+        "Leave --startup out, or choose another --setting.",
+    )
+    return default.n_startup
 
 
 def data_spec(arguments: Namespace) -> DataSpec:
@@ -156,3 +131,68 @@ def _recovery(arguments: Namespace, dense_bytes: int) -> RecoverySpec:
     given = {name: value for name, value in vars(arguments).items() if name not in _OF_THE_TABLE}
     usual = RunSpec(model=model_spec(arguments), recovery=usual_recovery(dense_bytes))
     return overlay(usual, Namespace(**given)).recovery
+
+
+def _rows(parser: ArgumentParser) -> None:
+    default = ReproductionSpec()
+    parser.add_argument(
+        "--setting",
+        choices=SETTINGS,
+        default=default.setting,
+        help="as the paper says, as its public script does it, or as this studio does it; "
+        f"default {default.setting}",
+    )
+    parser.add_argument(
+        "--ratios",
+        type=ratios,
+        default=default.ratios,
+        metavar="RATIO,...",
+        help=f"pruning ratios, ascending; default {','.join(map(str, default.ratios))}",
+    )
+
+
+def _items(parser: ArgumentParser) -> None:
+    usual = DataSpec()
+    parser.add_argument(
+        "--tasks",
+        type=words,
+        default=(),
+        metavar="NAME,...",
+        help="tasks of the source of items; default all",
+    )
+    parser.add_argument(
+        "--items",
+        default=usual.tasks,
+        help=f"source of the items: 'demo', 'none' or a folder of *.jsonl; default {usual.tasks}",
+    )
+    parser.add_argument(
+        "--trial-items",
+        type=int,
+        default=usual.items_per_task,
+        help="items per task that a plan of the search is judged by; 0 for all; default "
+        f"{usual.items_per_task}",
+    )
+
+
+def _search(parser: ArgumentParser) -> None:
+    default = ReproductionSpec()
+    for name, (field, kind, says) in _TABLE.items():
+        usual = getattr(default, field)
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=kind,
+            default=usual,
+            help=f"{says}; default {usual}",
+        )
+    parser.add_argument(
+        "--startup",
+        type=int,
+        help="of the trials, the first that the Gaussian process does not choose; default a "
+        f"fifth of the trials, at most {STARTUP}; not in the setting ours",
+    )
+    parser.add_argument(
+        "--recover-steps",
+        type=int,
+        help="steps of recovery in each trial; by default a twentieth of a row's in the setting "
+        "paper, and none in the others",
+    )

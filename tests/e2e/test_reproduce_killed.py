@@ -150,6 +150,6 @@ def test_a_command_follows_the_table_on_the_queue_and_writes_it_row_by_row(
     assert main(command) == 0
     shown = capsys.readouterr()
     assert "QPruner-3" in shown.out
-    assert "quantize" in shown.err
+    assert "quantise" in shown.err
     assert (tmp_path / "out" / "table.tex").read_text().count("QPruner-3 &") == 1
     assert [job.kind for job in site.jobs.list()] == ["reproduce"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from qpruner_core.domain.reproduction import (
     usual_recovery,
 )
 from qpruner_core.domain.spec import DataSpec
+from qpruner_core.errors import BadInputError
 from qpruner_core.pipeline import Line
 from qpruner_core.store.records import RunStore
 
@@ -82,7 +84,7 @@ def test_without_options_the_papers_table_is_asked_for_with_what_suits_the_model
 
 def test_every_option_has_its_place_in_what_is_asked_for():
     asked = parsed(
-        "--setting=ours",
+        "--setting=script",
         "--ratios=0.1,0.6",
         "--trials=7",
         "--startup=3",
@@ -95,12 +97,32 @@ def test_every_option_has_its_place_in_what_is_asked_for():
         "--learning-rate=0.01",
     )
     spec = reproduction_spec(asked, 1)
-    assert (spec.setting, spec.ratios, spec.n_trials, spec.n_startup) == ("ours", (0.1, 0.6), 7, 3)
+    assert (spec.setting, spec.ratios, spec.n_trials, spec.n_startup) == (
+        "script",
+        (0.1, 0.6),
+        7,
+        3,
+    )
     assert (spec.int8_share, spec.items_per_task, spec.seed) == (0.5, 9, 4)
     assert spec.recover_steps == 2
     low = PRESETS["low memory"]
     assert (spec.recovery.rank, spec.recovery.learning_rate) == (3, 0.01)
     assert (spec.recovery.optimizer, spec.recovery.seed) == (low.optimizer, 4)
+
+
+def test_of_few_trials_few_are_first_ones_unless_a_number_is_given():
+    assert reproduction_spec(parsed("--trials=10"), 1).n_startup == 2
+    assert reproduction_spec(parsed("--trials=10", "--startup=7"), 1).n_startup == 7
+    assert reproduction_spec(parsed(), 1) == replace(
+        ReproductionSpec(), recovery=SMALL_RECOVERY, recover_steps=6
+    )
+    ours = ReproductionSpec(setting="ours", recovery=SMALL_RECOVERY)
+    assert reproduction_spec(parsed("--setting=ours"), 1) == ours
+
+
+def test_first_plans_are_refused_where_there_is_no_gaussian_process():
+    with pytest.raises(BadInputError, match=r"--startup.*ours"):
+        reproduction_spec(parsed("--setting=ours", "--startup=3"), 1)
 
 
 def test_tasks_are_named_within_their_source_and_a_folder_is_found_from_anywhere():
@@ -151,7 +173,7 @@ def test_an_interrupted_command_says_so_and_goes_on_where_it_was(
         assert main([*command, f"--out={out}"]) == 130
     told = capsys.readouterr().err
     assert "goes on with the table" in told
-    assert "quantize" in told
+    assert "quantise" in told
     (parent,) = parents(store)
     child = parent.reproduction.runs["0.2"]
     assert main([*command, f"--out={out}"]) == 0
@@ -197,10 +219,22 @@ def test_a_folder_of_another_home_says_where_its_run_is_not(command, store, tmp_
     assert "names no run" in capsys.readouterr().err
 
 
-def test_what_is_refused_at_once_leaves_neither_run_nor_folder(command, store, tmp_path, capsys):
+@pytest.mark.parametrize("where", ["--quiet", "--queue"])
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ("--ratios=0.99", "ratio"),
+        ("--tasks=riddles", "riddles"),
+        ("--recovery-length=4096", "4096"),
+        ("--startup=9", "startup"),
+    ],
+)
+def test_what_is_refused_at_once_leaves_neither_run_nor_folder(
+    command, store, tmp_path, capsys, where, asked, words
+):
     out = tmp_path / "out"
-    assert main([*command, f"--out={out}", "--ratios=0.99"]) == 2
-    assert "ratio" in capsys.readouterr().err
+    assert main([*command, f"--out={out}", where, asked]) == 2
+    assert words in capsys.readouterr().err
     assert not out.exists()
     assert store.list() == []
 
