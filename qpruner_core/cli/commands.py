@@ -173,8 +173,7 @@ def _evaluate(arguments: Namespace) -> None:
         _continue(arguments)
         return
     store = _store(arguments)
-    run_id = arguments.run_id
-    document, lines = run_evaluate(arguments, store, lambda: _line(arguments, store, run_id))
+    document, lines = run_evaluate(arguments, store, lambda id_: _line(arguments, store, id_))
     _print(arguments, document, lines)
 
 

@@ -1,5 +1,5 @@
 """What ``qpruner evaluate`` measures beside the line: by lm-evaluation-harness, on a text, for
-speed, or of one plan.
+speed, or of one plan or one row of the paper's table.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from qpruner_core.cli.report_evaluation import (
     text_document,
     text_lines,
 )
+from qpruner_core.domain.checks import require
 from qpruner_core.domain.harness import HarnessOutcome, HarnessSpec
 from qpruner_core.domain.record import RunRecord
 from qpruner_core.domain.speed import SpeedSpec
@@ -30,7 +31,7 @@ from qpruner_core.store.records import RunStore
 
 if TYPE_CHECKING:
     from qpruner_core.pipeline import Line
-    from qpruner_core.pipeline.evaluating import Evaluating
+    from qpruner_core.pipeline.evaluating import Evaluating, Subject
 
 HARNESSES = ("lm-eval",)
 _SPEED = {
@@ -48,6 +49,11 @@ def evaluate_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--trial", type=int, help="number of a plan, measured instead of the pruned 16-bit model"
     )
+    row = parser.add_argument_group("a row of the paper's table, of the run that holds it")
+    row.add_argument(
+        "--row", metavar="NAME", help="such as QPruner-3: its plan with its own adapter"
+    )
+    row.add_argument("--ratio", type=float, help="its pruning ratio, where there are several")
     harness = parser.add_argument_group("by lm-evaluation-harness (the extra 'harness')")
     harness.add_argument("--harness", choices=HARNESSES, help="use its own task definitions")
     harness.add_argument("--tasks", help="comma-separated names of its tasks or groups")
@@ -94,50 +100,77 @@ def _speed_options(parser: ArgumentParser) -> None:
 
 def is_beside(arguments: Namespace) -> bool:
     """Whether something else is asked for than the *evaluate* step of the line."""
-    given = ("trial", "harness", *_HARNESS, "perplexity", *_WINDOWS, *_SPEED)
+    given = ("trial", "row", "ratio", "harness", *_HARNESS, "perplexity", *_WINDOWS, *_SPEED)
     return arguments.speed or any(getattr(arguments, name) is not None for name in given)
 
 
 def run_evaluate(
-    arguments: Namespace, store: RunStore, line_of: Callable[[], Line]
+    arguments: Namespace, store: RunStore, line_of: Callable[[str], Line]
 ) -> tuple[dict[str, Any], list[str]]:
     """Measure what was asked for; return the JSON document and the lines for a person.
 
     Args:
         arguments: As parsed.
         store: Where the run lies.
-        line_of: Returns its line on the device that was asked for.
+        line_of: Returns the line of a run on the device that was asked for.
 
     Raises:
         QPrunerError: Arguments do not fit together, or what they ask for cannot be measured.
     """
-    number, record = arguments.trial, store.read(arguments.run_id)
+    record, subject = _subject(arguments, store)
     asked = _Asked(
         harness=_harness_spec(arguments),
         text=_window_spec(arguments, record),
         speed=_speed_spec(arguments),
     )
     from qpruner_core.evaluation.harness import check_installed  # noqa: PLC0415 - loads torch
-    from qpruner_core.pipeline.evaluating import (  # noqa: PLC0415 - loads torch
-        Evaluating,
-        measured_trial,
-    )
+    from qpruner_core.pipeline.evaluating import Evaluating  # noqa: PLC0415 - loads torch
 
     if asked.harness is not None:
         check_installed()
-    trial = None if number is None else measured_trial(record, number)
-    line = line_of()
+    line = line_of(record.run_id)
     evaluating = Evaluating(
-        record, line.materials, trial, items=asked.nothing, on_progress=line.on_progress
+        record, line.materials, subject, items=asked.nothing, on_progress=line.on_progress
     )
     document, lines = _measured(arguments, store, evaluating, asked)
     about = {
-        "run_id": record.run_id,
-        "trial": number,
+        "run_id": arguments.run_id,
+        "trial": subject.trial if subject is not None else None,
         "with_adapter": evaluating.with_adapter,
         "device": line.materials.device.name,
     }
-    return {**about, **document}, [_what(evaluating.with_adapter, number), *lines]
+    if subject is not None and subject.row:
+        ratio = record.prune.spec.ratio if record.prune is not None else None
+        about |= {"row": subject.row, "ratio": ratio, "row_run_id": record.run_id}
+    return {**about, **document}, [_what(evaluating.with_adapter, subject), *lines]
+
+
+def _subject(arguments: Namespace, store: RunStore) -> tuple[RunRecord, Subject | None]:
+    """Return the run whose model is measured, and which plan of it; None: its pruned model."""
+    record = store.read(arguments.run_id)
+    if arguments.row is None:
+        require(
+            arguments.ratio is None,
+            f"--ratio {arguments.ratio} names a row of the paper's table, and no row was given",
+            "Add --row.",
+        )
+        if arguments.trial is None:
+            return record, None
+        from qpruner_core.pipeline.evaluating import plan_of_line  # noqa: PLC0415 - loads torch
+
+        return record, plan_of_line(record, arguments.trial)
+    require(
+        arguments.trial is None,
+        "Both --row and --trial were given, which name two plans",
+        "Give one.",
+    )
+    from qpruner_core.pipeline.evaluating_rows import (  # noqa: PLC0415 - loads torch
+        row_of_table,
+        subject_of_row,
+    )
+
+    table, row = row_of_table(record, arguments.row, arguments.ratio)
+    return store.read(row.run_id), subject_of_row(store, table, row)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,21 +214,24 @@ def _measured(
 def _kept(
     arguments: Namespace, store: RunStore, evaluating: Evaluating, spec: HarnessSpec
 ) -> HarnessOutcome:
-    """Return what the harness says, which the record of the run keeps."""
+    """Return what the harness says, which the record of the measured run keeps: of a row, that of
+    its ratio.
+    """
     # Its bars of progress know no other way to be silent.
     silence = redirect_stderr(StringIO()) if arguments.quiet else nullcontext()
-    with store.writing(arguments.run_id):
+    with store.writing(evaluating.run_id):
         with silence:
             outcome = evaluating.harness(spec)
-        record = store.read(arguments.run_id)
+        record = store.read(evaluating.run_id)
         store.write(replace(record, harness=(*record.harness, outcome)))
     return outcome
 
 
-def _what(with_adapter: bool, trial: int | None) -> str:
-    if trial is None:
+def _what(with_adapter: bool, subject: Subject | None) -> str:
+    if subject is None:
         return "the pruned model at 16 bit"
-    return f"plan {trial}{' with its recovery adapter' if with_adapter else ''}"
+    row = f"{subject.row}: " if subject.row else ""
+    return f"{row}plan {subject.trial}{' with its recovery adapter' if with_adapter else ''}"
 
 
 def _harness_spec(arguments: Namespace) -> HarnessSpec | None:

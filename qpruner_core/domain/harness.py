@@ -82,13 +82,17 @@ class HarnessOutcome:
     """ISO 8601, UTC."""
     seconds: float
     """Wall time."""
+    row: str = ""
+    """Variant of the row of the paper's table whose adapter stood beside the plan; empty for a
+    plan of the line."""
 
 
 def still_true(
     outcomes: tuple[HarnessOutcome, ...], first_step: str, steps: tuple[str, ...]
 ) -> tuple[HarnessOutcome, ...]:
     """Return what is left of the outcomes when a run is done again from a step on: those of the
-    pruned model hang on *prune*, those of plans on *search*, those with an adapter on *recover*.
+    pruned model hang on *prune*, those of plans on *search*, those with an adapter on *recover*
+    where it is the run's own.
 
     Args:
         outcomes: All that the run has.
@@ -99,7 +103,7 @@ def still_true(
     def hangs_on(outcome: HarnessOutcome) -> str:
         if outcome.trial is None:
             return "prune"
-        return "recover" if outcome.with_adapter else "search"
+        return "recover" if outcome.with_adapter and not outcome.row else "search"
 
     first = steps.index(first_step)
     return tuple(each for each in outcomes if steps.index(hangs_on(each)) < first)

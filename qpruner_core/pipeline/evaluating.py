@@ -2,7 +2,7 @@
 person's own, for speed, or on all items.
 
 A plan is packed as it would be exported; where the run's recovery trained on it, the adapter
-stands beside its weights.
+stands beside its weights. A row of the paper's table has an adapter of its own.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ from qpruner_core.data.whole import whole_text
 from qpruner_core.domain.harness import HarnessOutcome, HarnessSpec
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.metrics import Metrics
+from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.progress import OnProgress, silent
 from qpruner_core.domain.record import RunRecord, Trial
 from qpruner_core.domain.recovered import RecoveryOutcome
 from qpruner_core.domain.speed import Speed, SpeedSpec
 from qpruner_core.domain.text_result import TextResult, WindowSpec
 from qpruner_core.errors import BadInputError, NotReadyError
+from qpruner_core.evaluation import Suite
 from qpruner_core.evaluation.harness import check_installed, harness_version, run_harness
 from qpruner_core.evaluation.windows import measure_text
 from qpruner_core.models.loader import LoadedModel
 from qpruner_core.pipeline.materials import Materials, bytes_16_bit
-from qpruner_core.pipeline.merging import shift_
 from qpruner_core.pipeline.out_of_memory import OUT_OF_MEMORY_BESIDE, out_of_memory_as
-from qpruner_core.pipeline.starting import with_scalings
-from qpruner_core.quantization.packing import pack_, packed_bytes
+from qpruner_core.pipeline.recovering import Asked, packed_plan
+from qpruner_core.pipeline.starting import Shifts, with_scalings
 from qpruner_core.recovery.adapter import WEIGHTS
 from qpruner_core.recovery.merging import beside, read_adapter
 from qpruner_core.recovery.shifts import read_shift
@@ -48,6 +49,23 @@ class Shown:
     with_adapter: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """A plan that is measured, and what stands beside its weights."""
+
+    trial: int
+    """Its number."""
+    plan: PrecisionPlan
+    recovery: RecoveryOutcome | None = None
+    """Whose adapter, and shift, belong to the plan; None for none."""
+    hold_16_bit: tuple[str, ...] = ()
+    """Precisions whose Linears hold their 16-bit weight besides."""
+    items_per_task: int = 0
+    """How many items of every task it is judged by; 0 for all."""
+    row: str = ""
+    """Which row of the paper's table it is; empty for a plan of the line."""
+
+
 class Evaluating:
     """One model of a run, built once and measured as often as asked.
 
@@ -58,7 +76,7 @@ class Evaluating:
         self,
         record: RunRecord,
         materials: Materials,
-        trial: Trial | None = None,
+        subject: Subject | None = None,
         *,
         items: bool = False,
         on_progress: OnProgress = silent,
@@ -68,17 +86,22 @@ class Evaluating:
         Args:
             record: A run that has been pruned.
             materials: Of the run; a plan takes its pruned model over.
-            trial: The plan; None: the pruned 16-bit model.
-            items: Whether `metrics` will be asked for, which needs all items tokenised.
+            subject: The plan; None: the pruned 16-bit model.
+            items: Whether `metrics` will be asked for, which needs its items tokenised.
             on_progress: Told how far reading a text is.
         """
-        self._record, self._materials, self._trial = record, materials, trial
+        self._record, self._materials, self._subject = record, materials, subject
         self._items, self._on_progress = items, on_progress
         self._built: Shown | None = None
 
     @property
+    def run_id(self) -> str:
+        """The run whose model it is."""
+        return self._record.run_id
+
+    @property
     def with_adapter(self) -> bool:
-        """Whether the plan is measured with the run's recovery adapter."""
+        """Whether the plan is measured with a recovery adapter."""
         return self._recovered() is not None
 
     @out_of_memory_as(OUT_OF_MEMORY_BESIDE)
@@ -94,7 +117,8 @@ class Evaluating:
             tasks = run_harness(shown.loaded.model, shown.loaded.tokenizer, spec)
         return HarnessOutcome(
             spec=spec,
-            trial=self._trial.number if self._trial is not None else None,
+            trial=self._subject.trial if self._subject is not None else None,
+            row=self._subject.row if self._subject is not None else "",
             with_adapter=shown.with_adapter,
             tasks=tasks,
             harness_version=harness_version(),
@@ -140,13 +164,14 @@ class Evaluating:
 
     @out_of_memory_as(OUT_OF_MEMORY_BESIDE)
     def metrics(self) -> Metrics:
-        """Return what the *evaluate* step measures, of this model: all items of all tasks.
+        """Return what the *evaluate* step measures, of this model: all items of all tasks, of a
+        row those that the table has.
 
         Raises:
             NonFiniteLossError: The loss is not a number.
         """
         with self._shown() as shown:
-            return self._materials.full_suite().evaluate(
+            return self._items_suite().evaluate(
                 shown.loaded.model,
                 weight_bytes=shown.weight_bytes,
                 device_name=shown.loaded.device.name,
@@ -173,38 +198,53 @@ class Evaluating:
             yield found
 
     def _build(self) -> Shown:
-        if self._trial is None:
+        if self._subject is None:
             loaded, layout = self._materials.pruned(), self._materials.layout()
             size = bytes_16_bit(layout)
             return Shown(loaded=loaded, layout=layout, weight_bytes=size, with_adapter=False)
-        plan, recovered = self._trial.plan, self._recovered()
+        plan, recovered = self._subject.plan, self._recovered()
         layout = self._materials.layout(plan.levels)
         self._materials.pruned(plan.levels)
         # While the model whose tokenizer they need is still in memory.
         self._materials.suite()
         if self._items:
-            self._materials.full_suite()
-        loaded = self._materials.take_pruned(plan.levels)
+            self._items_suite()
+        shifts: Shifts = {}
         if recovered is not None and recovered.shift:
-            factors = read_shift(Path(recovered.shift))
-            shift_(loaded.model, with_scalings(factors, layout, recovered.spec))
-        pack_(loaded.model, layout, plan, loaded.device.compute_dtype)
-        size = packed_bytes(loaded.model)
+            shifts = with_scalings(read_shift(Path(recovered.shift)), layout, recovered.spec)
+        spec = recovered.spec if recovered is not None else self._record.spec.recovery
+        asked = Asked(plan=plan, spec=spec, hold_16_bit=self._subject.hold_16_bit)
+        packed = packed_plan(self._materials, asked, shifts)
+        size = packed.size_bytes
         if recovered is not None:
             size += (Path(recovered.adapter) / WEIGHTS).stat().st_size
         return Shown(
-            loaded=loaded,
+            loaded=packed.loaded,
             layout=layout,
             weight_bytes=size,
             with_adapter=recovered is not None,
         )
 
+    def _items_suite(self) -> Suite:
+        asked = self._subject.items_per_task if self._subject is not None else 0
+        return self._materials.suite_of(asked)
+
     def _recovered(self) -> RecoveryOutcome | None:
         """Return the recovery whose adapter belongs to the plan."""
-        found = self._record.recover
-        if self._trial is None or found is None or not found.adapter:
-            return None
-        return found if found.spec.trial == self._trial.number else None
+        found = self._subject.recovery if self._subject is not None else None
+        return found if found is not None and found.adapter else None
+
+
+def plan_of_line(record: RunRecord, number: int) -> Subject:
+    """Return a measured plan with the run's adapter, where it was trained on it.
+
+    Raises:
+        NotReadyError: Nothing has been searched.
+        BadInputError: There is no such plan.
+    """
+    trial, recovered = measured_trial(record, number), record.recover
+    own = recovered is not None and recovered.spec.trial == trial.number
+    return Subject(trial=trial.number, plan=trial.plan, recovery=recovered if own else None)
 
 
 def measured_trial(record: RunRecord, number: int | None) -> Trial:

@@ -102,7 +102,7 @@ def recover_plan(
     shifts = with_scalings(shifts_of(starts), layout, spec)
     if asked.before is None and shifts:
         asked = replace(asked, before=_unshifted(materials, asked, suite))
-    packed = _packed(materials, asked, shifts)
+    packed = packed_plan(materials, asked, shifts)
     folder, checkpoint = _folders(store, record.run_id, asked.name)
 
     def evaluate(model: nn.Module, adapter_bytes: int = 0) -> Metrics:
@@ -159,7 +159,7 @@ def known_before(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Packed:
+class Packed:
     """A model packed by a plan."""
 
     loaded: LoadedModel
@@ -169,8 +169,14 @@ class _Packed:
     """Of weights held at 16 bit besides."""
 
 
-def _packed(materials: Materials, asked: Asked, shifts: Shifts) -> _Packed:
-    """Take the pruned model over and pack it, less what the adapters begin with."""
+def packed_plan(materials: Materials, asked: Asked, shifts: Shifts) -> Packed:
+    """Take the pruned model over and pack it, less what the adapters begin with.
+
+    Args:
+        materials: Of a run that has been pruned.
+        asked: The plan, and what is held at 16 bit besides; how it is trained has no say.
+        shifts: Linear name -> what is taken from its weight before it is packed.
+    """
     layout = materials.layout(asked.plan.levels)
     loaded = materials.take_pruned(asked.plan.levels)
     held: dict[str, torch.Tensor] = {}
@@ -189,7 +195,7 @@ def _packed(materials: Materials, asked: Asked, shifts: Shifts) -> _Packed:
         module.register_buffer(HELD, weight, persistent=False)
     held_bytes = sum(weight.nbytes for weight in held.values())
     size = packed_bytes(loaded.model) + held_bytes
-    return _Packed(loaded=loaded, size_bytes=size, held_bytes=held_bytes)
+    return Packed(loaded=loaded, size_bytes=size, held_bytes=held_bytes)
 
 
 def _unshifted(materials: Materials, asked: Asked, suite: Suite) -> Metrics:
@@ -198,7 +204,7 @@ def _unshifted(materials: Materials, asked: Asked, suite: Suite) -> Metrics:
     The pruned model is packed for it and built again for the training: two of them at a time
     would need the memory of both.
     """
-    packed = _packed(materials, asked, {})
+    packed = packed_plan(materials, asked, {})
     device = packed.loaded.device.name
     return suite.evaluate(packed.loaded.model, weight_bytes=packed.size_bytes, device_name=device)
 
