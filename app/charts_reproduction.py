@@ -20,7 +20,7 @@ TRAINING, INFERENCE = "training", "inference"
 MEMORIES = {TRAINING: "Training memory", INFERENCE: "Weights to run"}
 AXES = {
     TRAINING: "Memory of recovery, measured",
-    INFERENCE: "Weights with adapter, packed, measured",
+    INFERENCE: "Weights and float32 adapter, measured",
 }
 
 

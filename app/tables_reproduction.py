@@ -8,11 +8,20 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from app import wording
-from qpruner_core.domain import reproduction_table
 from qpruner_core.domain.metrics import Metrics
-from qpruner_core.domain.paired import LEVEL, Paired, paired
+from qpruner_core.domain.paired import LEVEL, Paired
 from qpruner_core.domain.reproduction import VARIANTS, Reproduction, ReproductionRow
-from qpruner_core.domain.reproduction_table import REFERENCE, SUBJECT, Line
+from qpruner_core.domain.reproduction_lines import (
+    CLAIMED_SAVING,
+    REFERENCE,
+    SUBJECT,
+    Compared,
+    Line,
+    compared,
+    lines,
+    task_names,
+    weights_words,
+)
 
 NOTHING = "\N{EN DASH}"
 """Longer than elsewhere, as Markdown makes a list of a hyphen."""
@@ -29,8 +38,9 @@ SUMMARY = (
     f"{SUBJECT} against it",
 )
 BOLD_WORDS = (
-    "Bold is the best accuracy of a ratio, where the exact McNemar test on the same items tells "
-    f"it apart from every other row (p < {LEVEL:g}); ± is one standard error."
+    "Bold is the best accuracy of a ratio, where the exact McNemar test over all items together "
+    f"tells it apart from every other row, with the same sign (p < {LEVEL:g}); ± is one standard "
+    f"error. {SUBJECT} against it: the difference of the mean accuracies, and that test."
 )
 
 
@@ -51,13 +61,13 @@ class RatioTable:
 
 def tables_of(reproduction: Reproduction) -> tuple[RatioTable, ...]:
     """Return one table per ratio, the dense model first; what is missing is a dash."""
-    lines = {(line.ratio, line.variant): line for line in reproduction_table.lines(reproduction)}
-    names = reproduction_table.task_names(reproduction)
+    found = {(line.ratio, line.variant): line for line in lines(reproduction)}
+    names = task_names(reproduction)
     return tuple(
         _table_of(
             ratio,
             [row for row in reproduction.rows if row.ratio == ratio],
-            {name: lines[ratio, name] for name in VARIANTS if (ratio, name) in lines},
+            {name: found[ratio, name] for name in VARIANTS if (ratio, name) in found},
             reproduction.dense,
             names,
         )
@@ -93,10 +103,10 @@ def findings(reproduction: Reproduction) -> list[str]:
     """Return in a sentence per ratio what QPruner-3 saves against LLM-Pruner, and at what
     accuracy; ratios that lack one of both are left out.
     """
-    lines = {(line.ratio, line.variant): line for line in reproduction_table.lines(reproduction)}
+    found = {(line.ratio, line.variant): line for line in lines(reproduction)}
     said = []
     for ratio in reproduction.spec.ratios:
-        subject, reference = lines.get((ratio, SUBJECT)), lines.get((ratio, REFERENCE))
+        subject, reference = found.get((ratio, SUBJECT)), found.get((ratio, REFERENCE))
         if subject is not None and reference is not None:
             parts = [_memory_words(subject.saving), _answer_words(subject, reference)]
             told = "; ".join(part for part in parts if part)
@@ -113,21 +123,32 @@ def _memory_words(share: float | None) -> str:
     if share is None:
         return ""
     word = "less" if share >= 0 else "more"
-    return f"trains in {wording.percent(abs(share))} {word} memory than {REFERENCE}"
+    below = f", below the paper's {100 * CLAIMED_SAVING:g} %" if share < CLAIMED_SAVING else ""
+    return f"trains in {wording.percent(abs(share))} {word} memory than {REFERENCE}{below}"
 
 
 def _answer_words(subject: Line, reference: Line) -> str:
     """Return how both answer; without tasks, how their losses stand."""
-    test = reference.difference
-    if test is None:
+    held = reference.compared
+    if held is None:
         change = subject.metrics.loss - reference.metrics.loss
         word = "higher" if change > 0 else "lower"
         return f"its loss is {wording.nats(abs(change))} per token {word}"
-    if not test.differs:
-        return f"their accuracies are not told apart {_p_words(test)}"
-    word = "higher" if test.difference > 0 else "lower"
-    points = f"{100 * abs(test.difference):.1f} points"
-    return f"its accuracy is {points} {word} {_p_words(test)}"
+    means = wording.points(held.mean)
+    if not held.test.differs:
+        return (
+            f"their accuracies are not told apart over all items together {_p_words(held.test)}; "
+            f"the means differ by {means}"
+        )
+    if not held.agrees:
+        return (
+            f"their accuracies differ over all items together {_p_words(held.test)}, by "
+            f"{wording.points(held.test.difference)}, but their means by {means}, so that neither "
+            f"is called better"
+        )
+    word = "higher" if held.mean > 0 else "lower"
+    points = f"{100 * abs(held.mean):.1f} points"
+    return f"its mean accuracy is {points} {word}, over all items together {_p_words(held.test)}"
 
 
 def training(reproduction: Reproduction) -> pd.DataFrame:
@@ -143,7 +164,9 @@ def training(reproduction: Reproduction) -> pd.DataFrame:
                 "Accuracy before": _accuracy(row.recovery.before),
                 "Accuracy after": _accuracy(row.recovery.after),
                 "Trainable": wording.count(row.recovery.trainable_parameters),
-                "Weights without adapter": wording.size(row.weight_bytes),
+                f"{weights_words(reproduction).capitalize()} weights, no adapter": wording.size(
+                    row.weight_bytes
+                ),
                 "Memory estimated before": wording.size(row.recovery.estimated_memory_bytes),
                 "Training": wording.speed(row.recovery.tokens_per_second),
                 "Time": wording.seconds(row.seconds),
@@ -186,7 +209,7 @@ def _best(rows: Sequence[ReproductionRow], task: str = "") -> frozenset[str]:
         return frozenset()
     first, answers = max(measured, key=lambda pair: pair[1].accuracy)
     others = [metrics for row, metrics in measured if row.plan.key != first.plan.key]
-    tests = [paired(answers, other) for other in others]
+    tests = [compared(answers, other) for other in others]
     if not tests or not all(test is not None and test.differs for test in tests):
         return frozenset()
     return frozenset(row.variant for row, _ in measured if row.plan.key == first.plan.key)
@@ -215,9 +238,9 @@ def _summary(variant: str, line: Line | None, *, is_best: bool) -> dict[str, str
         LOSS: f"{line.metrics.loss:.3f}",
         "Training memory": _size(peak) if peak is not None else "not counted",
         "Estimated before": _size(before) if before is not None else NOTHING,
-        "Saved": _share(line.saving),
+        "Saved": _saved(line),
         "To run": _size(line.inference_bytes),
-        f"{SUBJECT} against it": _test(line.difference),
+        f"{SUBJECT} against it": _test(line.compared),
     }
 
 
@@ -257,11 +280,15 @@ def _plus_minus(share: float, error: float) -> str:
     return _unbroken(f"{100 * share:.1f} ± {100 * error:.1f}")
 
 
-def _test(test: Paired | None) -> str:
-    if test is None:
+def _test(found: Compared | None) -> str:
+    """Return the difference of the means beside what the test says over all items together."""
+    if found is None:
         return NOTHING
-    verdict = "differs" if test.differs else "not told apart"
-    return f"{_unbroken(wording.points(test.difference))}, {verdict} {_p_words(test)}"
+    verdict = "not told apart"
+    if found.test.differs:
+        against = _unbroken(wording.points(found.test.difference))
+        verdict = "differs" if found.agrees else f"all items together {against}, differs"
+    return f"{_unbroken(wording.points(found.mean))}, {verdict} {_p_words(found.test)}"
 
 
 def _p_words(test: Paired) -> str:
@@ -270,8 +297,14 @@ def _p_words(test: Paired) -> str:
     return _unbroken(f"(p {words})")
 
 
-def _share(share: float | None) -> str:
-    return NOTHING if share is None else _unbroken(wording.percent(share))
+def _saved(line: Line) -> str:
+    """Return the measured saving, and the estimate's beside it."""
+    if line.saving is None:
+        return NOTHING
+    measured = _unbroken(wording.percent(line.saving))
+    if line.estimated_saving is None:
+        return measured
+    return f"{measured} {_unbroken(f'({wording.percent(line.estimated_saving)})')}"
 
 
 def _size(size_bytes: int) -> str:

@@ -21,6 +21,7 @@ from app.tables_reproduction import RatioTable
 from qpruner_core.domain import reproduction_table
 from qpruner_core.domain.record import RunRecord
 from qpruner_core.domain.reproduction import Reproduction, ratio_key
+from qpruner_core.domain.reproduction_lines import REFERENCE, weights_words
 
 
 def table(record: RunRecord, found: Reproduction, runs: Collection[str]) -> None:
@@ -42,7 +43,7 @@ def table(record: RunRecord, found: Reproduction, runs: Collection[str]) -> None
     for each in tables:
         _ratio(each, found.runs, runs)
     if found.rows:
-        _legend(by_tasks=any(len(each.tasks.columns) for each in tables))
+        _legend(found, by_tasks=any(len(each.tasks.columns) for each in tables))
         _picture(record, found)
     for sentence in tables_reproduction.remarks(found):
         st.warning(sentence, icon=":material/info:")
@@ -67,13 +68,13 @@ def _settings(found: Reproduction) -> None:
         )
 
 
-def _legend(*, by_tasks: bool) -> None:
+def _legend(found: Reproduction, *, by_tasks: bool) -> None:
     """Say what the columns mean."""
     st.caption(
         (f"{tables_reproduction.BOLD_WORDS} " if by_tasks else "")
-        + "Saved is training memory against "
-        f"{reproduction_table.REFERENCE} at the same ratio. To run: the packed weights with the "
-        "adapter. All of it is measured but the estimate before training."
+        + f"Saved is measured training memory against {REFERENCE} at the same ratio, that of the "
+        f"estimates in brackets. To run: the {weights_words(found)} weights and the adapter as it "
+        "is stored, in float32. All of it is measured but what is called an estimate."
     )
 
 

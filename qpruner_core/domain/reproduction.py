@@ -163,7 +163,7 @@ class ReproductionSpec:
             not self.has_startup or self.n_startup < self.n_trials,
             f"Of {self.n_trials} trials the first {self.n_startup} (startup) are not chosen by "
             f"the Gaussian process, so that it would choose none",
-            "Give fewer by startup, or more by trials.",
+            "Give fewer by --startup, or more by --trials.",
         )
 
 
@@ -190,6 +190,9 @@ class ReproductionRow:
     """Wall time of the row: training and both measurements; its search is the ratio's."""
     pruning: str = ""
     """Fingerprint of what its run had pruned; empty in records from before it was kept."""
+    counts_temporaries: bool = False
+    """Whether training memory measured on the CPU counts temporary tensors; older records do
+    not."""
 
     @property
     def training_bytes(self) -> int | None:

@@ -9,84 +9,43 @@ from __future__ import annotations
 import csv as _csv
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from qpruner_core.domain.footprint import format_bytes
-from qpruner_core.domain.metrics import Metrics, TaskResult
-from qpruner_core.domain.paired import LEVEL, Paired, paired
-from qpruner_core.domain.recovery import RecoverySpec
-from qpruner_core.domain.reproduction import VARIANTS, Reproduction, ReproductionRow, ratio_key
+from qpruner_core.domain.metrics import TaskResult
+from qpruner_core.domain.reproduction import Reproduction, ratio_key
+from qpruner_core.domain.reproduction_lines import (
+    SUBJECT,
+    Compared,
+    Line,
+    lines,
+    task_names,
+    weights_words,
+)
+from qpruner_core.domain.reproduction_notes import notes
 
-DENSE = "dense (16 bit)"
-"""What the row before pruning is called."""
 NOTHING = "-"
-REFERENCE, SUBJECT = VARIANTS[0], VARIANTS[-1]
-"""Whose training memory the others are held against, and who is compared with the others."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
-    """One line of the table, whatever it is written as."""
-
-    ratio: float
-    variant: str
-    metrics: Metrics
-    """After recovery."""
-    inference_bytes: int
-    """What inference holds, the adapter included."""
-    plan_bytes: int | None = None
-    """Packed weights without the adapter; None for the dense model."""
-    training_bytes: int | None = None
-    """Measured; None where nothing was trained."""
-    estimated_training_bytes: int | None = None
-    saving: float | None = None
-    """Share of the training memory of LLM-Pruner at the same ratio that is saved; below 0 where it
-    takes more."""
-    difference: Paired | None = None
-    """QPruner-3 against this line, on the same items."""
-
-
-def lines(table: Reproduction) -> tuple[Line, ...]:
-    """Return what is measured so far: the dense model, then the rows by ratio."""
-    found = [
-        _line(table, row)
-        for ratio in table.spec.ratios
-        for name in VARIANTS
-        if (row := table.row(ratio, name)) is not None
-    ]
-    if table.dense is None:
-        return tuple(found)
-    dense = Line(
-        ratio=0.0,
-        variant=DENSE,
-        metrics=table.dense,
-        inference_bytes=table.dense.weight_bytes,
-    )
-    return (dense, *found)
-
-
-def task_names(table: Reproduction) -> tuple[str, ...]:
-    """Return the tasks that some line was scored on, in order."""
-    named = (name for line in lines(table) for name in line.metrics.tasks)
-    return tuple(dict.fromkeys(named))
 
 
 def csv(table: Reproduction) -> str:
     """Return the table as CSV: a line of names, then plain numbers; shares in [0, 1], bytes."""
     tasks = task_names(table)
     header = ["ratio", "row", "run", "trial", "loss"]
-    header += [column for name in tasks for column in (name, f"{name} standard error")]
+    parts = ("", " standard error", " acc_norm")
+    header += [f"{name}{part}" for name in tasks for part in parts]
     header += [
         "mean accuracy",
         "standard error",
         "training bytes, measured",
         "training bytes, estimated",
-        "training memory saved",
-        "inference bytes",
-        "packed weight bytes",
-        f"{SUBJECT} minus this",
-        "p value",
+        "training memory saved, measured",
+        "training memory saved, estimated",
+        f"inference bytes: {weights_words(table)} weights and float32 adapter",
+        f"{weights_words(table)} weight bytes",
+        f"{SUBJECT} minus this, mean",
+        f"{SUBJECT} minus this, all items together",
+        "p value, all items together",
     ]
     out = io.StringIO()
     writer = _csv.writer(out, lineterminator="\n")
@@ -98,10 +57,10 @@ def csv(table: Reproduction) -> str:
 def markdown(table: Reproduction) -> str:
     """Return the table as GitHub's Markdown, its notes below."""
     header, rows = _written(table)
-    escaped = [[cell.replace("|", "\\|") for cell in row] for row in (header, *rows)]
+    escaped = [[_one_line(cell).replace("|", "\\|") for cell in row] for row in (header, *rows)]
     ruler = ["---", "---", *["---:"] * (len(header) - 2)]
     text = [f"| {' | '.join(row)} |" for row in (escaped[0], ruler, *escaped[1:])]
-    return "\n".join([*text, "", *(f"- {note}" for note in notes(table))]) + "\n"
+    return "\n".join([*text, "", *(f"- {_md(note)}" for note in notes(table))]) + "\n"
 
 
 def latex(table: Reproduction) -> str:
@@ -116,7 +75,7 @@ def latex(table: Reproduction) -> str:
         body.append(" & ".join(_tex(cell) for cell in row) + r" \\")
     return "\n".join(
         [
-            *(f"% {note}" for note in notes(table)),
+            *(f"% {_tex(note)}" for note in notes(table)),
             r"% Needs \usepackage{booktabs}.",
             rf"\begin{{tabular}}{{rl{'r' * (len(header) - 2)}}}",
             r"\toprule",
@@ -139,7 +98,7 @@ def document(table: Reproduction) -> dict[str, Any]:
         "version": table.version,
         "complete": table.is_complete,
         "spec": asdict(table.spec),
-        "rows": [_document(line) for line in lines(table)],
+        "rows": [_document(table, line) for line in lines(table)],
         "runs": dict(table.runs),
         "search_seconds": dict(table.search_seconds),
         "row_seconds": [
@@ -147,56 +106,6 @@ def document(table: Reproduction) -> dict[str, Any]:
         ],
         "notes": list(notes(table)),
     }
-
-
-def notes(table: Reproduction) -> tuple[str, ...]:
-    """Return what a reader has to know beside the numbers, a sentence each."""
-    spec, devices = table.spec, dict.fromkeys(line.metrics.device for line in lines(table))
-    where = f", on {', '.join(devices)}" if devices else ""
-    begun = f", begun {table.begun_at[:10]}" if table.begun_at else ""
-    version = f" with QPruner Studio {table.version}" if table.version else ""
-    trials = f"{spec.n_trials} trials a ratio"
-    trained = f", each recovered for {spec.recover_steps} steps" if spec.recover_steps else ""
-    found = [
-        f"{table.model or 'The model'} in the setting {spec.setting}{version}{begun}{where}.",
-        f"Search: {trials}{trained}; {SUBJECT} and {VARIANTS[2]} share a memory budget of "
-        f"nf4 everywhere and {100.0 * spec.int8_share:g} % of the way to int8; seed {spec.seed}.",
-        f"Recovery: {_recovery_words(spec.recovery)}.",
-        "Accuracies are percent with one standard error; training memory is measured (estimated "
-        "in brackets), savings are those of the measured training memory against "
-        f"{REFERENCE} at the same ratio, and inference bytes hold the adapter.",
-        f"The last column is {SUBJECT} minus the row in points, with the p-value of the exact "
-        f"McNemar test on the same items; * marks p < {LEVEL:g}.",
-    ]
-    if spec.setting == "script":
-        found.append(
-            "As in the public script, the first and last layers of every QPruner row stay at "
-            "16 bit, and 8-bit layers hold 16-bit weights; memory is counted as it is held."
-        )
-    if not table.is_complete:
-        found.append(f"{len(table.rows)} of {table.n_rows} rows are measured so far.")
-    return (*found, *table.remarks)
-
-
-def _line(table: Reproduction, row: ReproductionRow) -> Line:
-    reference, subject = table.row(row.ratio, REFERENCE), table.row(row.ratio, SUBJECT)
-    after, saving, difference = row.recovery.after, None, None
-    base = reference.training_bytes if reference is not None else None
-    if base and row.training_bytes is not None and row.variant != REFERENCE:
-        saving = 1.0 - row.training_bytes / base
-    if subject is not None and row.variant != SUBJECT:
-        difference = paired(subject.recovery.after, after)
-    return Line(
-        ratio=row.ratio,
-        variant=row.variant,
-        metrics=after,
-        inference_bytes=after.weight_bytes,
-        plan_bytes=row.weight_bytes,
-        training_bytes=row.training_bytes,
-        estimated_training_bytes=row.recovery.estimated_memory_bytes,
-        saving=saving,
-        difference=difference,
-    )
 
 
 def _written(table: Reproduction) -> tuple[list[str], list[list[str]]]:
@@ -221,9 +130,9 @@ def _words(line: Line, tasks: Sequence[str]) -> list[str]:
         *(_task_words(found.tasks.get(name)) for name in tasks),
         mean,
         training,
-        NOTHING if line.saving is None else f"{100.0 * line.saving:.1f} %",
+        _saved_words(line),
         format_bytes(line.inference_bytes),
-        _difference_words(line.difference),
+        _difference_words(line.compared),
     ]
 
 
@@ -235,12 +144,20 @@ def _accuracy(share: float, error: float) -> str:
     return f"{100.0 * share:.1f} ± {100.0 * error:.1f}"
 
 
-def _difference_words(found: Paired | None) -> str:
+def _saved_words(line: Line) -> str:
+    if line.saving is None:
+        return NOTHING
+    estimated = line.estimated_saving
+    beside = "" if estimated is None else f" ({100.0 * estimated:.1f} %)"
+    return f"{100.0 * line.saving:.1f} %{beside}"
+
+
+def _difference_words(found: Compared | None) -> str:
     if found is None:
         return NOTHING
-    mark = "*" if found.differs else ""
-    p_value = f"p = {found.p_value:.2g}" if found.p_value >= 0.001 else "p < 0.001"
-    return f"{100.0 * found.difference:+.1f} ({p_value}){mark}"
+    mark, value = "*" if found.differs else "", found.test.p_value
+    p_value = f"p = {value:.2g}" if value >= 0.001 else "p < 0.001"
+    return f"{100.0 * found.mean:+.1f} ({p_value}){mark}"
 
 
 def _plain_cells(table: Reproduction, line: Line, tasks: Iterable[str]) -> list[object]:
@@ -251,22 +168,27 @@ def _plain_cells(table: Reproduction, line: Line, tasks: Iterable[str]) -> list[
     cells.append(found.loss)
     for name in tasks:
         result = found.tasks.get(name)
-        cells += ["", ""] if result is None else [result.accuracy, result.standard_error]
+        if result is None:
+            cells += ["", "", ""]
+        else:
+            cells += [result.accuracy, result.standard_error, result.accuracy_normalized]
     cells += [found.accuracy, found.standard_error] if found.tasks else ["", ""]
+    compared = line.compared
     numbers = (
         line.training_bytes,
         line.estimated_training_bytes,
         line.saving,
+        line.estimated_saving,
         line.inference_bytes,
         line.plan_bytes,
-        line.difference.difference if line.difference is not None else None,
-        line.difference.p_value if line.difference is not None else None,
+        *((compared.mean, compared.test.difference, compared.test.p_value) if compared else ()),
     )
-    return [*cells, *("" if number is None else number for number in numbers)]
+    cells += ["" if number is None else number for number in numbers]
+    return [*cells, *([] if compared else [""] * 3)]
 
 
-def _document(line: Line) -> dict[str, Any]:
-    found, compared = line.metrics, line.difference
+def _document(table: Reproduction, line: Line) -> dict[str, Any]:
+    found = line.metrics
     return {
         "ratio": line.ratio,
         "row": line.variant,
@@ -275,6 +197,7 @@ def _document(line: Line) -> dict[str, Any]:
             name: {
                 "accuracy": result.accuracy,
                 "standard_error": result.standard_error,
+                "acc_norm": result.accuracy_normalized,
                 "items": result.n_items,
             }
             for name, result in found.tasks.items()
@@ -284,30 +207,23 @@ def _document(line: Line) -> dict[str, Any]:
         "training_bytes": line.training_bytes,
         "estimated_training_bytes": line.estimated_training_bytes,
         "training_memory_saved": line.saving,
+        "estimated_training_memory_saved": line.estimated_saving,
         "inference_bytes": line.inference_bytes,
-        "packed_weight_bytes": line.plan_bytes,
-        "compared": None
-        if compared is None
-        else {
-            "difference": compared.difference,
-            "p_value": compared.p_value,
-            "differs": compared.differs,
-            "items": compared.n_items,
-        },
+        f"{weights_words(table)}_weight_bytes": line.plan_bytes,
+        "compared": _compared(line.compared),
     }
 
 
-def _recovery_words(spec: RecoverySpec) -> str:
-    if spec.steps == 0:
-        return "none"
-    pieces = f" in micro-batches of {spec.micro_batch_size}" if spec.micro_batch_size else ""
-    checkpointing = ", gradient checkpointing" if spec.gradient_checkpointing else ""
-    return (
-        f"{spec.steps} steps of LoRA, rank {spec.rank}, alpha {spec.alpha:g}, dropout "
-        f"{spec.dropout:g}, learning rate {spec.learning_rate:g} ({spec.schedule}), batches of "
-        f"{spec.batch_size} sequences{pieces} of {spec.sequence_length} tokens, optimiser "
-        f"{spec.optimizer}, initialisation {spec.initialization}{checkpointing}"
-    )
+def _compared(found: Compared | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    return {
+        "mean_difference": found.mean,
+        "all_items_difference": found.test.difference,
+        "all_items_p_value": found.test.p_value,
+        "differs": found.differs,
+        "items": found.test.n_items,
+    }
 
 
 _TEX = {
@@ -326,6 +242,19 @@ _TEX = {
 }
 
 
+_MD = {**{letter: f"\\{letter}" for letter in "\\`*_[]|#"}, "<": "&lt;", "&": "&amp;"}
+
+
+def _one_line(text: str) -> str:
+    """Return a text without anything that would end the line it stands on."""
+    return " ".join(text.split())
+
+
 def _tex(text: str) -> str:
-    """Return a text as LaTeX shows it."""
-    return "".join(_TEX.get(letter, letter) for letter in text)
+    """Return a text as LaTeX shows it, on one line."""
+    return "".join(_TEX.get(letter, letter) for letter in _one_line(text))
+
+
+def _md(text: str) -> str:
+    """Return a text as Markdown shows it, on one line."""
+    return "".join(_MD.get(letter, letter) for letter in _one_line(text))

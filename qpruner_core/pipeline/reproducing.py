@@ -312,6 +312,7 @@ class Reproducing:
             weight_bytes=outcome.before.weight_bytes,
             seconds=seconds,
             pruning=pruning_of(record),
+            counts_temporaries=True,
         )
 
     # the runs of the ratios ----------------------------------------------------------------------

@@ -103,7 +103,9 @@ def test_a_task_may_be_told_apart_where_the_mean_is_not():
 def test_what_is_saved_is_the_share_of_the_16_bit_row():
     rows = [row(SIXTEEN, answers(30), 20_000_000), row(FIRST, answers(30), 13_000_000)]
     made = of(table(*rows))
-    assert made.summary.loc[2, "Saved"] == "35.0\N{NO-BREAK SPACE}%"
+    # Both are estimated at the same bytes.
+    wanted = "35.0\N{NO-BREAK SPACE}% (0.0\N{NO-BREAK SPACE}%)"
+    assert made.summary.loc[2, "Saved"] == wanted
     assert made.summary.loc[1, "Saved"] == tables_reproduction.NOTHING
 
 
@@ -126,8 +128,9 @@ def test_the_test_of_qpruner_3_says_how_sure_it_is():
 def test_findings_say_memory_and_accuracy_of_every_finished_ratio():
     rows = [row(SIXTEEN, answers(50), 20_000_000), row(THIRD, answers(30), 10_000_000)]
     assert tables_reproduction.findings(table(*rows)) == [
-        f"Pruned by 20 %, {THIRD} trains in 50.0 % less memory than {SIXTEEN}; its accuracy is "
-        "33.3 points lower (p\N{NO-BREAK SPACE}<\N{NO-BREAK SPACE}0.001)."
+        f"Pruned by 20 %, {THIRD} trains in 50.0 % less memory than {SIXTEEN}; its mean accuracy "
+        "is 33.3 points lower, over all items together (p\N{NO-BREAK SPACE}<\N{NO-BREAK SPACE}"
+        "0.001)."
     ]
     assert tables_reproduction.findings(table(rows[0])) == []
 
@@ -181,3 +184,34 @@ def test_colour_tells_the_ratio_and_symbol_the_variant():
     assert {tuple(trace.marker.symbol) for trace in marks} == {
         tuple(charts_reproduction.SYMBOLS.values())
     }
+
+
+def uneven(few: int, many: int) -> Metrics:
+    """Return metrics of a task of ten items and one of a thousand."""
+    small, large = answers(few, n_items=10), answers(many, n_items=1000)
+    tasks = {"few": small.tasks["task0"], "many": large.tasks["task0"]}
+    return replace(small, tasks=tasks, accuracy=(few / 10 + many / 1000) / 2)
+
+
+def test_no_direction_is_claimed_where_means_and_items_disagree():
+    made = table(row(SIXTEEN, uneven(5, 600)), row(THIRD, uneven(9, 550)))
+    (told,) = tables_reproduction.findings(made)
+    assert "neither is called better" in told
+    assert "higher" not in told
+    cell = of(made).summary.loc[1, f"{THIRD} against it"].replace("\N{NO-BREAK SPACE}", " ")
+    assert cell.startswith("+17.5 points, all items together -4.6 points, differs")
+    assert not of(made).is_told_apart
+
+
+def test_a_saving_below_the_papers_is_said_as_it_is():
+    rows = [row(SIXTEEN, answers(30), 20_000_000), row(THIRD, answers(30), 18_000_000)]
+    (told,) = tables_reproduction.findings(table(*rows))
+    assert "trains in 10.0 % less memory" in told
+    assert "below the paper's 30 %" in told
+
+
+def test_weights_that_are_held_are_not_called_packed():
+    made = table(row(THIRD, answers(30)))
+    script = replace(made, spec=replace(made.spec, setting="script"))
+    assert "Packed weights, no adapter" in tables_reproduction.training(made)
+    assert "Held weights, no adapter" in tables_reproduction.training(script)

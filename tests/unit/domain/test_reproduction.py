@@ -90,7 +90,7 @@ def test_a_gaussian_process_that_would_choose_nothing_is_refused_by_both_its_opt
         asked.check_startup()
         assert not asked.has_startup
         return
-    with pytest.raises(BadInputError, match=r"5 trials.*startup"):
+    with pytest.raises(BadInputError, match=r"--startup.*--trials"):
         asked.check_startup()
     replace(asked, n_startup=4).check_startup()
 

@@ -78,6 +78,7 @@ def checked(table: Reproduction, store: RunStore, gone: str) -> None:
     assert {row.pruning for row in table.rows} == {pruning_of(child)} != {""}
     assert child.prune is not None
     assert child.prune.spec.ratio == 0.2
+    assert all(row.counts_temporaries for row in table.rows)
     assert sum("was changed" in remark for remark in table.remarks) == 1
 
 
