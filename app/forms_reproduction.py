@@ -20,6 +20,7 @@ from qpruner_core.domain.reproduction import (
     ReproductionSpec,
     usual_recover_steps,
     usual_recovery,
+    usual_startup,
 )
 from qpruner_core.domain.spec import DataSpec
 from qpruner_core.errors import QPrunerError
@@ -77,39 +78,19 @@ def reproduction_form(record: RunRecord) -> Asked | None:
     ratios = _ratios(known.ratios, key)
     tasks = _tasks(record.spec.data, key)
     recovery = _recovery(record, made, key)
-    left, right = st.columns(2)
-    trials = left.number_input(
-        "Plans tried at every ratio",
-        1,
-        10_000,
-        known.n_trials,
-        help=tip("table_trials"),
-        key=f"{key}/trials",
-    )
-    share = right.slider(
-        "Budget, % of the way to int8",
-        0,
-        100,
-        round(100 * known.int8_share),
-        help=tip("table_share"),
-        key=f"{key}/share",
-    )
-    suited = usual_recover_steps(setting, recovery)
-    within = (
-        suited
-        if made is None or (made.setting, made.recovery) != (setting, recovery)
-        else made.recover_steps
-    )
-    more = _more(known, int(trials), within, key)
+    trials, share = _trials_and_share(known, key)
+    more = _more(known, _suited(made, setting, recovery, trials), key)
     try:
         spec = ReproductionSpec(
             setting=setting,
             ratios=ratios,
-            recovery=recovery,
-            n_trials=int(trials),
-            int8_share=share / 100,
+            # One seed of everything random, as on the command line.
+            recovery=replace(recovery, seed=more["seed"]),
+            n_trials=trials,
+            int8_share=share,
             **more,
         )
+        spec.check_startup()
     except QPrunerError as error:
         st.error(str(error), icon=":material/error:")
         return None
@@ -238,32 +219,80 @@ def _presets(record: RunRecord, known: ReproductionSpec | None) -> dict[str, Rec
     return {name: replace(spec, training=training) for name, spec in {**found, **PRESETS}.items()}
 
 
-def _more(known: ReproductionSpec, n_trials: int, recover_steps: int, key: str) -> dict[str, int]:
+def _trials_and_share(known: ReproductionSpec, key: str) -> tuple[int, float]:
+    """Ask how many plans are tried, and what their budget pays for."""
+    left, right = st.columns(2)
+    trials = left.number_input(
+        "Plans tried at every ratio",
+        1,
+        10_000,
+        known.n_trials,
+        help=tip("table_trials"),
+        key=f"{key}/trials",
+    )
+    share = right.slider(
+        "Budget, % of the way to int8",
+        0,
+        100,
+        round(100 * known.int8_share),
+        help=tip("table_share"),
+        key=f"{key}/share",
+    )
+    return int(trials), share / 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Suited:
+    """With what the fields start that depend on others."""
+
+    n_startup: int | None
+    """None where the setting has no first plans."""
+    n_trials: int
+    recover_steps: int
+
+
+def _suited(
+    made: ReproductionSpec | None, setting: str, recovery: RecoverySpec, n_trials: int
+) -> _Suited:
+    """Return what suits the choices: what the table has where they are its own."""
+    startup, steps = usual_startup(n_trials), usual_recover_steps(setting, recovery)
+    if made is not None and made.n_trials == n_trials:
+        startup = min(made.n_startup, n_trials - 1)
+    if made is not None and (made.setting, made.recovery) == (setting, recovery):
+        steps = made.recover_steps
+    has_startup = ReproductionSpec(setting=setting).has_startup
+    return _Suited(
+        n_startup=startup if has_startup else None, n_trials=n_trials, recover_steps=steps
+    )
+
+
+def _more(known: ReproductionSpec, suited: _Suited, key: str) -> dict[str, int]:
     """Ask for what is seldom changed; name -> value of the spec.
 
     Args:
         known: The table that there is, or the usual one.
-        n_trials: Plans at every ratio.
-        recover_steps: Steps in each trial that suit what is chosen, with which the field starts.
+        suited: With what the fields start that depend on others.
         key: Start of the fields' keys.
     """
     with st.expander("More settings of the table"):
         left, right = st.columns(2)
-        startup = left.number_input(
-            "Plans before the model chooses",
-            1,
-            10_000,
-            min(known.n_startup, n_trials),
-            help=tip("table_startup"),
-            key=f"{key}/startup",
-        )
+        startup = known.n_startup
+        if suited.n_startup is not None:
+            startup = left.number_input(
+                "Plans before the model chooses",
+                0,
+                suited.n_trials - 1,
+                suited.n_startup,
+                help=tip("table_startup"),
+                key=f"{key}/startup/{suited.n_trials}",
+            )
         within = right.number_input(
             "Recovery steps in each trial",
             0,
             100_000,
-            recover_steps,
+            suited.recover_steps,
             help=tip("table_trial_steps"),
-            key=f"{key}/within/{recover_steps}",
+            key=f"{key}/within/{suited.recover_steps}",
         )
         items = left.number_input(
             "Items per task of a row, 0 for all",
@@ -277,7 +306,7 @@ def _more(known: ReproductionSpec, n_trials: int, recover_steps: int, key: str) 
             "Seed", 0, 2**31 - 1, known.seed, help=tip("seed"), key=f"{key}/seed"
         )
     return {
-        "n_startup": min(int(startup), n_trials),
+        "n_startup": int(startup),
         "recover_steps": int(within),
         "items_per_task": int(items),
         "seed": int(seed),

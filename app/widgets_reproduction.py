@@ -166,8 +166,8 @@ def _start(record: RunRecord, asked: Asked | None, *, busy: bool) -> None:
     apart = has_table and st.toggle(
         "In a run of its own", value=True, help=tip("table_apart"), key="reproduce/apart"
     )
-    if has_table and not apart:
-        st.caption("What fits the new settings is kept; other rows of the table are replaced.")
+    if has_table and not apart and asked is not None:
+        st.caption(_replaced_words(record, asked))
     if asked is not None:
         st.caption(forms_reproduction.workload(record, asked.spec))
         if asked.task_names != record.spec.data.task_names:
@@ -183,6 +183,19 @@ def _start(record: RunRecord, asked: Asked | None, *, busy: bool) -> None:
     )
     if clicked and asked is not None:
         widgets.ask(lambda: _launch(record, asked, apart=bool(apart)))
+
+
+def _replaced_words(record: RunRecord, asked: Asked) -> str:
+    """Return what of a run's table stays when another one is made in the same run."""
+    known = record.reproduction
+    if known is None or not known.differs_in_ratios_only(asked.spec):
+        return "The whole table is replaced, as its rows are of other settings."
+    if known.spec == asked.spec:
+        return "These are the settings of the table: its rows are kept, and missing ones made."
+    return (
+        "Only the ratios differ: rows of ratios that stay are kept, those of other ratios are "
+        "dropped."
+    )
 
 
 def _launch(record: RunRecord, asked: Asked, *, apart: bool) -> None:

@@ -48,7 +48,7 @@ def test_starting_asks_for_the_settings(open_page, run_at, jobs):
     at.button(key="reproduce/start").click().run()
     ((kind, (run_id, spec)),) = jobs.asked
     assert (kind, run_id) == ("reproduce", record.run_id)
-    assert (spec.setting, spec.ratios, spec.n_trials, spec.n_startup) == ("script", (0.2,), 7, 7)
+    assert (spec.setting, spec.ratios, spec.n_trials, spec.n_startup) == ("script", (0.2,), 7, 1)
     assert spec.recovery.steps == 9
     assert spec.recovery.rank == SMALL_RECOVERY.rank
     assert spec.recover_steps == usual_recover_steps("script", spec.recovery)
@@ -244,3 +244,31 @@ def test_without_tasks_the_rows_are_judged_by_the_loss(open_page, table_of, said
     assert "Loss, nats/token" in at.table[0].value
     assert "nats per token higher" in said(at)
     assert sample_home.DEVICE == "cpu"
+
+
+def test_the_seed_is_that_of_recovery_too(open_page, run_at, jobs):
+    at = open_page("results", run_at("load"))
+    number(at, "Seed").set_value(7).run()
+    at.button(key="reproduce/start").click().run()
+    spec = jobs.asked[0][1][1]
+    assert (spec.seed, spec.recovery.seed) == (7, 7)
+
+
+def test_our_setting_asks_for_no_first_plans_and_the_others_for_less_than_all(open_page, run_at):
+    at = open_page("results", run_at("load"))
+    label = "Plans before the model chooses"
+    number(at, "Plans tried at every ratio").set_value(5).run()
+    assert (number(at, label).value, number(at, label).max) == (1, 4)
+    next(each for each in at.radio if each.label == "Setting").set_value("ours").run()
+    assert label not in {each.label for each in at.number_input}
+    assert not at.exception
+
+
+def test_what_stays_of_a_table_that_is_made_again_is_said_as_it_is(open_page, table_of, said):
+    at = open_page("results", table_of())
+    at.toggle(key="reproduce/apart").set_value(False).run()
+    assert "its rows are kept" in said(at)
+    next(m for m in at.multiselect if m.label == "Pruning ratios").set_value([0.2]).run()
+    assert "Only the ratios differ: rows of ratios that stay are kept" in said(at)
+    number(at, "Steps of recovery").set_value(3).run()
+    assert "The whole table is replaced" in said(at)
