@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from time import perf_counter
 from typing import Any
@@ -26,7 +27,7 @@ from qpruner_core.domain.record import (
 from qpruner_core.domain.recovered import RecoveryOutcome
 from qpruner_core.domain.reproduction import ReproductionSpec
 from qpruner_core.domain.spec import PruningSpec, RunSpec
-from qpruner_core.errors import BadInputError, NotReadyError
+from qpruner_core.errors import BadInputError, NotReadyError, StoppedError
 from qpruner_core.importance import score, table
 from qpruner_core.inspection import inspect_model
 from qpruner_core.models.device import Device
@@ -136,12 +137,14 @@ class Line:
         if name != "search":
             self.step(name)
             return
-        for index in range(self.search_begin()):
-            if self.should_stop():
-                break
-            self.search_baseline(index)
-        while not self.should_stop() and self.search_next(THIS_PROCESS, alone=True):
-            pass
+        # A plan whose training was stopped is measured when the search goes on.
+        with suppress(StoppedError):
+            for index in range(self.search_begin()):
+                if self.should_stop():
+                    break
+                self.search_baseline(index)
+            while not self.should_stop() and self.search_next(THIS_PROCESS, alone=True):
+                pass
         self.search_finish()
 
     # the verbs ------------------------------------------------------------------------------
@@ -235,6 +238,9 @@ class Line:
             owner: Who claims it: a worker's name, or that of this process.
             alone: Whether the caller is the run's only writer, so that what others left running
                 is taken up too. Without it, several workers may call this at the same time.
+
+        Raises:
+            StoppedError: It was asked to stop while the plan was trained.
         """
         search, started = self._search(), perf_counter()
         found = search.next(owner, alone=alone)
@@ -360,9 +366,13 @@ class Line:
         key = (record.study_name, record.spec.search, record.spec.recovery)
         if self._searching is None or self._search_key != key:
             self._leave_search()
-            self._searching = Searching(self._store, record, self._materials)
+            told = (self._materials, self._asked_to_stop)
+            self._searching = Searching(self._store, record, *told)
             self._search_key, self._search_seconds = key, 0.0
         return self._searching
+
+    def _asked_to_stop(self) -> bool:
+        return self.should_stop()  # whoever is asked by then
 
     def _leave_search(self) -> None:
         if self._searching is not None:

@@ -86,19 +86,21 @@ def recover_plan(
         asked: The plan and how it is trained.
         suite: What before and after are measured on.
         on_progress: Told after every step.
-        should_stop: Asked before every step; what was learned until then is kept.
+        should_stop: Asked before every step; what was learned until then is kept. Asked, too,
+            while it is found where the adapters start.
 
     Raises:
         NonFiniteLossError: A loss is not a number; the message names the step.
         DataTooShortError: There is nothing to train on.
         NotReadyError: The run has not been pruned.
+        StoppedError: It was asked to stop before its training began.
         DeviceMemoryError: Memory ran out; a checkpoint that was there stays.
     """
     plan, spec = asked.plan, asked.spec
     layout = materials.layout(plan.levels)
     training = materials.training(spec)
     dense = materials.pruned(plan.levels)
-    starts = starts_of(dense.model, layout, plan, spec, on_progress)
+    starts = starts_of(dense.model, layout, plan, spec, on_progress, should_stop)
     shifts = with_scalings(shifts_of(starts), layout, spec)
     if asked.before is None and shifts:
         asked = replace(asked, before=_unshifted(materials, asked, suite))

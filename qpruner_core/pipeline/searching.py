@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +17,7 @@ from qpruner_core.domain.footprint import dense_bytes, parse_budget
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.plan import PrecisionPlan
+from qpruner_core.domain.progress import never
 from qpruner_core.domain.record import (
     FIRST_BY_HAND,
     RunRecord,
@@ -74,7 +75,14 @@ def check_budget(
 class Searching:
     """One study of one run; built again after a crash from the record and the storage alone."""
 
-    def __init__(self, store: RunStore, record: RunRecord, materials: Materials) -> None:
+    def __init__(
+        self,
+        store: RunStore,
+        record: RunRecord,
+        materials: Materials,
+        should_stop: Callable[[], bool] = never,
+    ) -> None:
+        self._should_stop = should_stop
         if record.load is None or record.prune is None:
             raise NotReadyError(
                 "This run has no pruned model yet. Run its pruning step first; a ratio of 0 keeps "
@@ -129,6 +137,10 @@ class Searching:
 
         Returns:
             The trial and how many are finished; None where there is nothing left to claim.
+
+        Raises:
+            StoppedError: It was asked to stop while it trained the plan, which counts as running
+                and is measured by whoever claims it again.
         """
         study, home = self._open(), self._store.home
         if self.ending():
@@ -245,6 +257,7 @@ class Searching:
                 self._record.spec.recovery,
                 self._space.layout_of,
                 self._materials.training,
+                self._should_stop,
             ),
         )
 

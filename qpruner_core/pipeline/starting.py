@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import nn
@@ -13,8 +13,9 @@ from qpruner_core.catalog import INITIALIZATIONS, PRECISIONS
 from qpruner_core.domain.adapters import adapter_ranks
 from qpruner_core.domain.layout import LinearLayout, ModelLayout
 from qpruner_core.domain.plan import PrecisionPlan
-from qpruner_core.domain.progress import OnProgress, Progress, silent
+from qpruner_core.domain.progress import OnProgress, Progress, never, silent
 from qpruner_core.domain.recovery import RecoverySpec
+from qpruner_core.errors import StoppedError
 from qpruner_core.quantization.orientation import is_dense, outputs_first
 from qpruner_core.recovery.initialization import Factors, Start
 from qpruner_core.recovery.low_rank import product
@@ -52,6 +53,7 @@ def starts_of(
     plan: PrecisionPlan,
     spec: RecoverySpec,
     on_progress: OnProgress = silent,
+    should_stop: Callable[[], bool] = never,
 ) -> dict[str, Start]:
     """Return Linear name -> where its adapter starts; Linears that LoRA's own way is right for are
     left out.
@@ -62,9 +64,11 @@ def starts_of(
         plan: Precision of every Linear.
         spec: How adapters start.
         on_progress: Told after every Linear.
+        should_stop: Asked before every Linear.
 
     Raises:
         BadInputError: A role or a layer is asked for that the model has not.
+        StoppedError: It was asked to stop; nothing has been trained by then.
     """
     if not spec.steps:
         return {}
@@ -74,6 +78,7 @@ def starts_of(
     asked = [linear for linear in layout.linears if linear.name in ranks]
     starts: dict[str, Start] = {}
     for done, linear in enumerate(asked, start=1):
+        check_goes_on(should_stop)
         weight = outputs_first(dense_module(model, linear.name))
         start = start_of(weight, linear, plan.precisions[linear.name], spec)
         if start.adapter is not None or start.shift is not None:
@@ -81,6 +86,19 @@ def starts_of(
         words = f"where adapters start: {done} of {len(asked)} Linears"
         on_progress(Progress(step="recover", done=0, total=spec.steps, message=words))
     return starts
+
+
+def check_goes_on(should_stop: Callable[[], bool]) -> None:
+    """Raise where it was asked to stop.
+
+    Raises:
+        StoppedError: It was.
+    """
+    if should_stop():
+        raise StoppedError(
+            "The training was stopped while it looked for where its adapters start. Start it "
+            "again, or resume its job: it begins anew there."
+        )
 
 
 def shifts_of(starts: Mapping[str, Start]) -> dict[str, Factors]:

@@ -16,11 +16,12 @@ from torch import nn
 from qpruner_core.data.training import TrainingSet
 from qpruner_core.domain.layout import LinearLayout, ModelLayout
 from qpruner_core.domain.plan import PrecisionPlan
+from qpruner_core.domain.progress import never
 from qpruner_core.domain.record import RunRecord
 from qpruner_core.domain.recovery import RecoverySpec
 from qpruner_core.errors import BadInputError
 from qpruner_core.pipeline.measuring import ShowsPlans, Trained
-from qpruner_core.pipeline.starting import start_of
+from qpruner_core.pipeline.starting import check_goes_on, start_of
 from qpruner_core.recovery.initialization import Start
 from qpruner_core.recovery.trial import recovered
 
@@ -31,7 +32,11 @@ ReadTraining = Callable[[RecoverySpec], TrainingSet]
 
 
 def trained_for(
-    steps: int, recovery: RecoverySpec, layout_of: LayoutOf, read: ReadTraining
+    steps: int,
+    recovery: RecoverySpec,
+    layout_of: LayoutOf,
+    read: ReadTraining,
+    should_stop: Callable[[], bool] = never,
 ) -> Trained:
     """Return what every plan goes through before it is measured; nothing with 0 steps.
 
@@ -40,11 +45,13 @@ def trained_for(
         recovery: How to train otherwise.
         layout_of: Layout of the model under a plan.
         read: Reads the text; asked once, when the first plan is trained.
+        should_stop: Asked before every step; a plan whose training is stopped raises
+            `StoppedError` and is not measured.
     """
     if not steps:
         return lambda bank, plan: nullcontext(bank.model)
     spec = replace(recovery, steps=steps, trial=None, checkpoint_steps=0)
-    return _TrialRecovery(spec, layout_of, read)
+    return _TrialRecovery(spec, layout_of, read, should_stop)
 
 
 def check_same_training(record: RunRecord, study_name: str) -> None:
@@ -70,8 +77,15 @@ def check_same_training(record: RunRecord, study_name: str) -> None:
 class _TrialRecovery:
     """Trains one plan after the other, each from its own start."""
 
-    def __init__(self, spec: RecoverySpec, layout_of: LayoutOf, read: ReadTraining) -> None:
+    def __init__(
+        self,
+        spec: RecoverySpec,
+        layout_of: LayoutOf,
+        read: ReadTraining,
+        should_stop: Callable[[], bool],
+    ) -> None:
         self._spec, self._layout_of, self._read = spec, layout_of, read
+        self._should_stop = should_stop
         self._text: TrainingSet | None = None
         self._starts: dict[tuple[str, int, str], Start] = {}
 
@@ -81,7 +95,8 @@ class _TrialRecovery:
             self._text = self._read(self._spec)
         layout = self._layout_of(plan)
         starts = self._starts_of(bank, layout, plan)
-        with recovered(bank.model, layout, self._spec, self._text, starts) as model:
+        asked = (self._spec, self._text, starts, self._should_stop)
+        with recovered(bank.model, layout, *asked) as model:
             yield model
 
     def _starts_of(
@@ -100,6 +115,7 @@ class _TrialRecovery:
         precision = plan.precisions[linear.name]
         key = (linear.name, level, precision)
         if key not in self._starts:
+            check_goes_on(self._should_stop)
             weight = bank.found_weight(linear.name, level)
             # What would shift the weights was refused (see `check_recovery_in_trials`).
             self._starts[key] = start_of(weight, linear, precision, self._spec)

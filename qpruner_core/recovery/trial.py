@@ -11,6 +11,7 @@ from qpruner_core.data.training import TrainingSet
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.progress import never
 from qpruner_core.domain.recovery import RecoverySpec
+from qpruner_core.errors import StoppedError
 from qpruner_core.recovery.initialization import Start
 from qpruner_core.recovery.optimizers import check_optimizer
 from qpruner_core.recovery.randomness import seeded
@@ -38,9 +39,10 @@ def recovered(
         spec: How to train.
         training: Rows and what of them is learned.
         starts: Linear name -> where its adapter starts; of all others B = 0.
-        should_stop: Asked before every step; what was learned until then is yielded.
+        should_stop: Asked before every step.
 
     Raises:
+        StoppedError: It was asked to stop before the last step: nothing is yielded.
         NonFiniteLossError: A loss is not a number; the message names the step.
         DataTooShortError: There is nothing to train on.
         BadInputError: A role, a layer or an optimiser is asked for that cannot be.
@@ -51,5 +53,10 @@ def recovered(
         with seeded(device, spec.seed):
             stack.enter_context(adapted(model, layout, spec, starts))
             steering = Steering(should_stop=should_stop)
-            Trainer(model, layout, spec).run(training, steering)
+            standing = Trainer(model, layout, spec).run(training, steering)
+        if len(standing.losses) < spec.steps:
+            raise StoppedError(
+                f"The training of a plan was stopped after {len(standing.losses)} of {spec.steps} "
+                f"steps; the plan is not measured. Go on with the search: it is trained anew."
+            )
         yield model

@@ -20,7 +20,7 @@ from qpruner_core.domain.progress import OnProgress, Progress
 from qpruner_core.domain.record import RunRecord, Trial
 from qpruner_core.domain.reproduction import ReproductionSpec
 from qpruner_core.domain.spec import PruningSpec, RunSpec
-from qpruner_core.errors import NotReadyError, QPrunerError
+from qpruner_core.errors import NotReadyError, QPrunerError, StoppedError
 from qpruner_core.jobs import PROGRESS
 from qpruner_core.store.codec import to_plain
 from qpruner_core.store.records import RunStore
@@ -122,6 +122,7 @@ class Bench:
 
         Raises:
             QPrunerError: As the step raised it.
+            DBOSWorkflowCancelledError: The step was stopped, as its job was cancelled.
             BugError: The step raised anything else; the run's log holds the traceback.
         """
         with self._one_at_a_time, self._logging(run_id):
@@ -131,6 +132,10 @@ class Bench:
                 with self._writing(run_id, shared):
                     _LOG.info("%s: %s begins", self._job_id, words)
                     result = work(self._line_of(run_id))
+            except StoppedError as stopped:
+                _LOG.info("%s: %s stopped. %s", self._job_id, words, stopped)
+                # Of its errors the engine records all but this: resuming tries the step again.
+                raise engine_errors.DBOSWorkflowCancelledError(str(stopped)) from stopped
             except QPrunerError as error:
                 _LOG.warning("%s: %s failed. %s", self._job_id, words, error)
                 raise

@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from dbos import DBOS
-from dbos import error as engine_errors
 
 from qpruner_core.domain.progress import Progress
 from qpruner_core.domain.spec import RunSpec
-from qpruner_core.errors import StoppedError
 from qpruner_core.store.codec import from_plain
 from qpruner_core.worker.bench import Bench
 
@@ -25,11 +23,7 @@ def register_compress(bench: Bench) -> None:
         words = "layer by layer"
         bench.tell(run_id, Progress(step="prune", done=0, total=1, message=words))
         wanted = from_plain(RunSpec, spec)
-        try:
-            found = bench.do(run_id, words, lambda line: line.compress(wanted))
-        except StoppedError as stopped:
-            # Of its errors the engine records all but this: resuming begins the step again.
-            raise engine_errors.DBOSWorkflowCancelledError(str(stopped)) from stopped
+        found = bench.do(run_id, words, lambda line: line.compress(wanted))
         return {"path": found.path, "size_bytes": found.size_bytes}
 
     @DBOS.workflow(name="compress", max_recovery_attempts=MAX_KILLS)

@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from dbos import DBOS
-from dbos import error as engine_errors
 
 from qpruner_core.domain.progress import Progress
 from qpruner_core.domain.reproduction import ReproductionSpec
-from qpruner_core.errors import StoppedError
 from qpruner_core.jobs import REPRODUCE, REPRODUCE_BEGIN
 from qpruner_core.store.codec import from_plain, to_plain
 from qpruner_core.worker.bench import Bench
@@ -32,11 +30,7 @@ def register_reproduce(bench: Bench) -> None:
     def next_piece(run_id: str) -> str:
         bench.tell_newest(run_id)
         words = "the next piece of the table"
-        try:
-            return bench.do(run_id, words, lambda line: line.reproduce_next(bench.owner))
-        except StoppedError as stopped:
-            # Of its errors the engine records all but this: resuming goes on with the training.
-            raise engine_errors.DBOSWorkflowCancelledError(str(stopped)) from stopped
+        return bench.do(run_id, words, lambda line: line.reproduce_next(bench.owner))
 
     @DBOS.workflow(name=REPRODUCE, max_recovery_attempts=MAX_KILLS)
     def reproduce_job(payload: dict[str, Any]) -> None:

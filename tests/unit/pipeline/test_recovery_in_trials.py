@@ -10,9 +10,9 @@ import torch
 
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.record import STEPS
-from qpruner_core.errors import BadInputError, NotReadyError
+from qpruner_core.errors import BadInputError, NotReadyError, StoppedError
 from qpruner_core.models.device import pick_device
-from qpruner_core.pipeline import Line
+from qpruner_core.pipeline import Line, starting
 from qpruner_core.pipeline import trial_recovery as trained_trials
 from qpruner_core.pipeline.materials import Materials
 from qpruner_core.pipeline.out_of_memory import OUT_OF_MEMORY_IN_TRAINING
@@ -53,9 +53,9 @@ def trainings(monkeypatch):
     """Spec, text and starts of every training in a trial."""
     seen, real = [], trained_trials.recovered
 
-    def recovered(model, layout, asked, text, starts):
+    def recovered(model, layout, asked, text, starts, should_stop):
         seen.append((asked, text, starts))
-        return real(model, layout, asked, text, starts)
+        return real(model, layout, asked, text, starts, should_stop)
 
     monkeypatch.setattr(trained_trials, "recovered", recovered)
     return seen
@@ -236,8 +236,8 @@ def test_a_loss_of_training_that_is_no_number_fails_the_trial_with_its_step(
 ):
     real = trained_trials.recovered
 
-    def recovered(model, layout, asked, text, starts):
-        return real(model, layout, replace(asked, learning_rate=rates.pop()), text, starts)
+    def recovered(model, layout, asked, *given):
+        return real(model, layout, replace(asked, learning_rate=rates.pop()), *given)
 
     monkeypatch.setattr(trained_trials, "recovered", recovered)
     rates = [2e-2] * 20 + [1e30]
@@ -264,6 +264,74 @@ def test_training_that_runs_out_of_memory_fails_the_trial_and_says_what_helps(
     found = go(ready, searching(spec, recover_steps=1), "search").search
     failed = [t for t in (*found.trials, *found.baselines) if t.state == "failed"]
     assert [trial.reason for trial in failed] == [OUT_OF_MEMORY_IN_TRAINING]
+
+
+# stopping -----------------------------------------------------------------------------------
+
+
+def stop_in_training(line, at, monkeypatch):
+    """Ask to stop after the second step of the training number ``at`` on; count all trainings."""
+    begun, steps, real = [], [], trained_trials.recovered
+
+    def recovered(*given):
+        begun.append(given)
+        steps.clear()
+        return real(*given)
+
+    def should_stop():
+        steps.append(1)
+        return len(begun) >= at and len(steps) > 2
+
+    monkeypatch.setattr(trained_trials, "recovered", recovered)
+    line.should_stop = should_stop
+    return begun
+
+
+def test_a_trial_stopped_in_its_training_stays_claimed_and_is_taken_up_again(
+    ready, go, spec, store, monkeypatch
+):
+    spec = searching(spec, recover_steps=4, n_trials=3)
+    expected = losses(go(ready, spec, "search").search)
+    line = Line(store, store.create(spec).run_id, pick_device("cpu"))
+    go(line, spec, *UPTO_SEARCH)
+    line.begin(spec, ("search",))
+    for index in range(line.search_begin()):
+        line.search_baseline(index)
+    begun = stop_in_training(line, 1, monkeypatch)
+    with pytest.raises(StoppedError, match="after 2 of 4 steps"):
+        line.search_next("one")
+    (left,) = line._search()._open().trials()
+    assert (left.state, left.worker, left.metrics) == ("running", "one", None)
+    assert len(begun) == 1
+    line.should_stop = lambda: False
+    while line.search_next("one"):
+        pass
+    line.search_finish()
+    found = line.record().search
+    assert {trial.number for trial in found.trials} == {0, 1, 2}
+    assert losses(found) == expected
+
+
+def test_a_search_in_this_process_that_is_stopped_in_a_training_ends_with_what_it_has(
+    ready, go, spec, monkeypatch
+):
+    begun = stop_in_training(ready, 3, monkeypatch)
+    found = go(ready, searching(spec, recover_steps=4), "search").search
+    assert len(begun) == 3
+    assert len(losses(found)) == 2
+
+
+def test_looking_for_where_adapters_start_is_stopped_between_two_linears(
+    ready, go, spec, monkeypatch
+):
+    fitted, real = [], starting.start_of
+    monkeypatch.setattr(starting, "start_of", lambda *given: fitted.append(1) or real(*given))
+    go(ready, searching(spec, n_trials=1), "search")
+    ready.should_stop = lambda: len(fitted) >= 2
+    with pytest.raises(StoppedError, match="where its adapters start"):
+        go(ready, training(searching(spec, n_trials=1), initialization="loftq"), "recover")
+    assert len(fitted) == 2
+    assert ready.record().recover is None
 
 
 def test_text_is_read_once_for_all_trials(ready, go, spec, monkeypatch):

@@ -13,7 +13,7 @@ from qpruner_core.catalog import PRECISIONS
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.recovery import RecoverySpec
-from qpruner_core.errors import BadInputError, NonFiniteLossError
+from qpruner_core.errors import BadInputError, NonFiniteLossError, StoppedError
 from qpruner_core.quantization.packing import pack_
 from qpruner_core.recovery.trial import recovered
 
@@ -101,8 +101,12 @@ def test_what_cannot_be_is_refused_and_leaves_the_model_alone() -> None:
     assert "is_loaded_in_4bit" not in vars(model)
 
 
-def test_it_ends_early_when_asked_to_stop() -> None:
+def test_asked_to_stop_it_yields_nothing_half_trained_and_leaves_the_model_as_it_was() -> None:
     model, layout = made("dense")
-    before = loss(model)
-    with recovered(model, layout, SPEC, texts(), should_stop=lambda: True) as same:
-        assert loss(same) == before
+    before, asked = loss(model), iter([False, True])
+    with (
+        pytest.raises(StoppedError, match=f"after 1 of {SPEC.steps} steps"),
+        recovered(model, layout, SPEC, texts(), should_stop=lambda: next(asked)),
+    ):
+        raise AssertionError("a plan that is half trained was yielded")
+    assert loss(model) == before
