@@ -28,6 +28,14 @@ from qpruner_core.jobs.engine import (
 from qpruner_core.jobs.reading import Found, JobReader, payload_of
 from qpruner_core.store.codec import from_plain, to_plain
 
+_SEARCH, _RECOVER = STEPS.index("search"), STEPS.index("recover")
+
+
+def _at(job: Job) -> int | None:
+    """Return the index of the step that a running line job is at; None where it has not said."""
+    told = job.progress if job.status == "running" else None
+    return STEPS.index(told.step) if told is not None and told.step in STEPS else None
+
 
 class Jobs(JobReader):
     """The jobs of one home folder; safe to use from several threads.
@@ -229,16 +237,42 @@ class Jobs(JobReader):
         return self.start_finish(run_id)
 
     def training_job(self, run_id: str) -> Job | None:
-        """Return the newest line job of a run where it has come to training; else None.
+        """Return the newest line job of a run where it has come to training and is not done with
+        it; else None.
 
         Raises:
             BadInputError: There is no such run.
         """
+        job = self._line_that_trains(run_id)
+        return None if job is None or self._has_trained(job) else job
+
+    def trained_job(self, run_id: str) -> Job | None:
+        """Return the newest line job of a run where training is behind it, as while it exports;
+        else None.
+
+        Raises:
+            BadInputError: There is no such run.
+        """
+        job = self._line_that_trains(run_id)
+        return job if job is not None and self._has_trained(job) else None
+
+    def _line_that_trains(self, run_id: str) -> Job | None:
+        """Return the newest line job of a run where it trains and does not search now."""
         job = next((job for job in self.list(run_id) if job.kind == "line"), None)
         if job is None or "recover" not in job.steps:
             return None
-        searches = "search" in job.steps and self._store.read(run_id).search is None
-        return None if searches else job
+        at = _at(job)
+        has_searched = self._store.read(run_id).search is not None if at is None else at > _SEARCH
+        return job if has_searched or "search" not in job.steps else None
+
+    def _has_trained(self, job: Job) -> bool:
+        """Whether a line job is at a step after its training, or stopped there."""
+        if job.status == "queued":
+            return False  # what the record holds is of the job before, as far as we know
+        at, found = _at(job), self._store.read(job.run_id).recover
+        if at is not None:
+            return at > _RECOVER
+        return found is not None and found.is_complete
 
     def why_not_resumed(self, job: Job) -> str:
         """Return the sentence that says why a job cannot be resumed; empty if it can.

@@ -22,9 +22,15 @@ def pause(jobs: Jobs, run_id: str) -> str:
     job = _other_than_search(jobs, run_id)
     go_on = f"Go on with 'qpruner jobs {run_id} --resume'."
     if job is None:
+        _check_not_beyond(jobs, run_id)
         jobs.pause_search(run_id)
-        return f"The search of run {run_id} pauses: every worker ends its trial first. {go_on}"
+        return (
+            f"The search of run {run_id} pauses: every worker ends its trial first, or leaves the "
+            f"training of one, which is trained anew then. {go_on}"
+        )
     _stop(jobs, job)
+    if _waited(job):
+        return f"{_name(job)} had not begun to run; its job is off the queue. {go_on}"
     return f"{_name(job)} pauses {_when(job)}; what it has come to is kept. {go_on}"
 
 
@@ -35,6 +41,10 @@ def resume(jobs: Jobs, run_id: str) -> str:
         BadInputError: There is no such run, or `Jobs.why_not_resumed` says why not.
     """
     job = _other_than_search(jobs, run_id)
+    trained = jobs.trained_job(run_id) if job is None else None
+    if trained is not None:
+        jobs.resume(trained.job_id)
+        return f"The job {trained.job_id} goes on behind its training, which is complete."
     if job is None:
         jobs.resume_search(run_id)
         return f"The search of run {run_id} goes on with its next trial."
@@ -50,9 +60,15 @@ def stop(jobs: Jobs, run_id: str) -> str:
     """
     job = _other_than_search(jobs, run_id)
     if job is None:
+        _check_not_beyond(jobs, run_id)
         jobs.stop_search(run_id)
         return f"The search of run {run_id} ends with what it has measured."
     _stop(jobs, job)
+    if _waited(job):
+        return (
+            f"{_name(job)} had not begun to run; its job is off the queue, and what was there "
+            f"before stays. 'qpruner jobs {run_id} --resume' would go on with it."
+        )
     left = "the rows that are there"
     if job.kind != REPRODUCE:
         left = (
@@ -72,6 +88,27 @@ def _other_than_search(jobs: Jobs, run_id: str) -> Job | None:
     if newest is not None and newest.kind == REPRODUCE:
         return newest
     return jobs.training_job(run_id)
+
+
+def _check_not_beyond(jobs: Jobs, run_id: str) -> None:
+    """Refuse to steer a job whose search and training are behind it.
+
+    Raises:
+        BadInputError: The run is at such a job.
+    """
+    job = jobs.trained_job(run_id)
+    if job is not None and is_under_way(job):
+        step = job.progress.step if job.progress is not None else "export"
+        raise BadInputError(
+            f"The training of run {run_id} is complete; its job {job.job_id} is at {step} now, "
+            f"which is not paused or ended half-way. Wait until it is done, or cancel the job on "
+            f"the Jobs page."
+        )
+
+
+def _waited(job: Job) -> bool:
+    """Whether a training's job was on the queue still; the table's words fit that too."""
+    return job.kind != REPRODUCE and job.status == "queued"
 
 
 def _name(job: Job) -> str:

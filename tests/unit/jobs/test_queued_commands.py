@@ -58,6 +58,36 @@ def test_training_is_paused_stopped_and_resumed_by_the_same_words(place, capsys)
     assert place.lines(run_id, "ended.txt") == ["recover", "export"]
 
 
+@pytest.mark.parametrize("steps", [("recover", "export"), ("search", "recover", "export")])
+def test_an_export_is_not_cancelled_with_words_about_training(place, capsys, steps):
+    run_id = place.run()
+    place.file(run_id, "hold-export").touch()
+    place.start()
+    job_id = place.jobs.start_line(run_id, steps, SPEC)
+    place.until_reached(run_id, "export")
+    until(lambda: place.jobs.trained_job(run_id) is not None, "the report of the export")
+    assert place.jobs.training_job(run_id) is None
+    for word in ("pause", "stop"):
+        assert main(["jobs", run_id, f"--{word}"]) == 2
+        assert f"is complete; its job {job_id} is at export now" in capsys.readouterr().err
+    assert place.jobs.get(job_id).status == "running"
+    place.file(run_id, "hold-export").unlink()
+    place.until_status(job_id, "done")
+
+
+def test_a_training_that_waits_still_leaves_no_adapter_behind(place, capsys):
+    run_id = place.run()
+    job_id = place.jobs.start_line(run_id, ("recover", "export"), SPEC)
+    for word in ("stop", "pause"):
+        assert main(["jobs", run_id, f"--{word}"]) == 0
+        told = capsys.readouterr().err
+        assert "had not begun to run; its job is off the queue" in told
+        assert "the adapter as it is then" not in told
+        assert main(["jobs", run_id, "--resume"]) == 0
+        assert "goes on where it stood" in capsys.readouterr().err
+    assert place.jobs.get(job_id).status == "queued"
+
+
 def test_the_papers_table_is_steered_too_while_it_is_the_newest_work(place, capsys):
     run_id = place.run()
     place.jobs.start_line(run_id, ("recover",), SPEC)
