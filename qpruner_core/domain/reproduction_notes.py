@@ -81,11 +81,13 @@ def _made(table: Reproduction) -> Iterator[str]:
 
 def _read(table: Reproduction) -> Iterator[str]:
     """Say what the columns are."""
-    yield (
-        "Accuracies are percent with one standard error, by the rule acc of "
-        "lm-evaluation-harness: the right choice has the largest summed log-likelihood; acc_norm, "
-        "per character of the choice, stands in the CSV and JSON forms."
-    )
+    has_tasks = bool(task_names(table))
+    if has_tasks:
+        yield (
+            "Accuracies are percent with one standard error, by the rule acc of "
+            "lm-evaluation-harness: the right choice has the largest summed log-likelihood; "
+            "acc_norm, per character of the choice, stands in the CSV and JSON forms."
+        )
     yield (
         "Training memory is measured (estimated in brackets); savings are those of the measured "
         f"training memory against {REFERENCE} at the same ratio (of the estimated in brackets)."
@@ -98,11 +100,12 @@ def _read(table: Reproduction) -> Iterator[str]:
         f"Inference is the {weights_words(table)} weights and the adapter as it is stored, in "
         f"float32; the dense model has 16-bit weights and no adapter."
     )
-    yield (
-        f"The last column is the mean accuracy of {SUBJECT} minus that of the row, in points; the "
-        f"p-value is that of the exact McNemar test over all items together, where tasks of more "
-        f"items weigh more; * marks p < {LEVEL:g} where both point the same way."
-    )
+    if has_tasks:
+        yield (
+            f"The last column is the mean accuracy of {SUBJECT} minus that of the row, in points; "
+            f"the p-value is that of the exact McNemar test over all items together, where tasks "
+            f"of more items weigh more; * marks p < {LEVEL:g} where both point the same way."
+        )
 
 
 def _savings(table: Reproduction) -> Iterator[str]:

@@ -193,6 +193,7 @@ def test_without_tasks_the_loss_stands_where_the_mean_would(table):
     assert "| Loss |" in written.markdown(plain)
     assert "2.0000" in written.markdown(plain)
     assert read(plain)[1]["mean accuracy"] == ""
+    assert not any("acc_norm" in note or "McNemar" in note for note in notes(plain))
 
 
 def test_the_document_is_json_and_holds_the_same_numbers(table):
