@@ -240,20 +240,28 @@ def _seconds_per_token(metrics: Metrics) -> float:
 
 def _accuracy(metrics: Metrics) -> dict[str, str]:
     if not metrics.tasks:
-        return {"Accuracy": NOTHING, "Standard error": NOTHING}
+        return {"Accuracy": NOTHING, "Standard error": NOTHING, "acc_norm": NOTHING}
     return {
         "Accuracy": wording.percent(metrics.accuracy),
         "Standard error": f"{100 * metrics.standard_error:.1f} points",
+        "acc_norm": wording.accuracy(
+            metrics.accuracy_normalized, metrics.standard_error_normalized
+        ),
     }
 
 
 def tasks(metrics: Metrics) -> pd.DataFrame:
-    """Return one row per task with its accuracy, and the mean over all of them last."""
+    """Return one row per task with its accuracy, ``acc``, and ``acc_norm`` beside it, and the mean
+    over all of them last.
+    """
     rows = [
         {
             "Task": name,
             "Accuracy": wording.percent(result.accuracy),
             "Standard error": f"{100 * result.standard_error:.1f} points",
+            "acc_norm": wording.accuracy(
+                result.accuracy_normalized, result.standard_error_normalized
+            ),
             "Items": result.n_items,
         }
         for name, result in sorted(metrics.tasks.items())

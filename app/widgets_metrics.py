@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from app import tables, widgets, wording
+from app.glossary import tip
 from app.widgets import Figure
 from qpruner_core.domain.metrics import Metrics
 
@@ -64,7 +65,11 @@ def full(metrics: Metrics) -> None:
         ]
     )
     if metrics.tasks:
-        st.dataframe(tables.tasks(metrics), hide_index=True)
+        columns = {
+            "Accuracy": st.column_config.TextColumn("Accuracy", help=tip("accuracy")),
+            "acc_norm": st.column_config.TextColumn("acc_norm", help=tip("acc_norm")),
+        }
+        st.dataframe(tables.tasks(metrics), hide_index=True, column_config=columns)
     st.caption(
         f"Loss {wording.nats(metrics.loss)} per token, measured on {metrics.device} in "
         f"{wording.seconds(metrics.seconds)}." + _spread(metrics)

@@ -122,7 +122,7 @@ def _export(written: ExportOutcome) -> dict[str, Any]:
 
 
 def metrics_document(metrics: Metrics) -> dict[str, Any]:
-    """Return measured numbers by name."""
+    """Return measured numbers by name; where nothing else is said, an accuracy is ``acc``."""
     return {
         "loss": metrics.loss,
         "perplexity": metrics.perplexity,
@@ -131,6 +131,14 @@ def metrics_document(metrics: Metrics) -> dict[str, Any]:
         "tasks": {name: result.accuracy for name, result in metrics.tasks.items()},
         "task_standard_errors": {
             name: result.standard_error for name, result in metrics.tasks.items()
+        },
+        "acc_norm": metrics.accuracy_normalized if metrics.tasks else None,
+        "standard_error_acc_norm": metrics.standard_error_normalized if metrics.tasks else None,
+        "tasks_acc_norm": {
+            name: result.accuracy_normalized for name, result in metrics.tasks.items()
+        },
+        "task_standard_errors_acc_norm": {
+            name: result.standard_error_normalized for name, result in metrics.tasks.items()
         },
         "weight_bytes": metrics.weight_bytes,
         "prefill_tokens_per_second": metrics.prefill_tokens_per_second,

@@ -7,7 +7,7 @@ from typing import Any
 
 from qpruner_core.domain.footprint import format_bytes
 from qpruner_core.domain.harness import HarnessOutcome
-from qpruner_core.domain.metrics import Metrics
+from qpruner_core.domain.metrics import Metrics, TaskResult
 from qpruner_core.domain.speed import Rate, Speed
 from qpruner_core.domain.text_result import TextResult
 
@@ -104,20 +104,26 @@ def _rate(rate: Rate) -> str:
 
 
 def accuracy_words(metrics: Metrics) -> str:
-    """Return the mean accuracy with its standard error; ``-`` without tasks."""
+    """Return the mean accuracy, ``acc``, with its standard error; ``-`` without tasks."""
     if not metrics.tasks:
         return "-"
     return f"{100 * metrics.accuracy:.1f} ± {100 * metrics.standard_error:.1f} %"
 
 
 def metrics_lines(metrics: Metrics) -> list[str]:
-    """Return loss, accuracies with their standard errors and the bytes of the weights."""
+    """Return loss, both accuracies of lm-evaluation-harness with their standard errors, and the
+    bytes of the weights.
+    """
     lines = [f"loss {metrics.loss:.4f}, perplexity {metrics.perplexity:.3f}"]
     for name, result in metrics.tasks.items():
-        lines.append(
-            f"  {name}: {result.accuracy:.1%} ± {result.standard_error:.1%} "
-            f"({result.n_items} items)"
-        )
+        lines.append(f"  {name}: {_accuracies(result)} ({result.n_items} items)")
     if metrics.tasks:
-        lines.append(f"mean accuracy {metrics.accuracy:.1%} ± {metrics.standard_error:.1%}")
+        lines.append(f"mean: {_accuracies(metrics)}")
     return [*lines, f"weights {format_bytes(metrics.weight_bytes)}"]
+
+
+def _accuracies(found: Metrics | TaskResult) -> str:
+    return (
+        f"acc {found.accuracy:.1%} ± {found.standard_error:.1%}, acc_norm "
+        f"{found.accuracy_normalized:.1%} ± {found.standard_error_normalized:.1%}"
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import exp, isfinite, sqrt
 from typing import ClassVar
@@ -36,9 +36,12 @@ class TaskResult:
     @property
     def standard_error(self) -> float:
         """Binomial standard error of the accuracy, sample variance (n - 1); in [0, 0.5]."""
-        if self.n_items < 2:
-            return 0.5
-        return sqrt(self.accuracy * (1.0 - self.accuracy) / (self.n_items - 1))
+        return _binomial(self.accuracy, self.n_items)
+
+    @property
+    def standard_error_normalized(self) -> float:
+        """That of ``acc_norm``; in [0, 0.5]."""
+        return _binomial(self.accuracy_normalized, self.n_items)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +53,7 @@ class Metrics:
     loss: float
     """Mean negative log-likelihood per token of held-out text; nats, >= 0, lower is better."""
     accuracy: float
-    """Mean zero-shot accuracy over the tasks; in [0, 1], higher is better. 0 without tasks."""
+    """Mean zero-shot ``acc`` over the tasks; in [0, 1], higher is better. 0 without tasks."""
     weight_bytes: int
     """Packed weights with their scales and tables, embeddings and norms included; bytes."""
     device: str
@@ -95,7 +98,23 @@ class Metrics:
     @property
     def standard_error(self) -> float:
         """Standard error of the mean accuracy over independent tasks; 0 without tasks."""
-        if not self.tasks:
-            return 0.0
-        variances = [result.standard_error**2 for result in self.tasks.values()]
-        return sqrt(sum(variances)) / len(variances)
+        return _of_a_mean([result.standard_error for result in self.tasks.values()])
+
+    @property
+    def accuracy_normalized(self) -> float:
+        """Mean ``acc_norm`` over the tasks; in [0, 1]. 0 without tasks."""
+        values = [result.accuracy_normalized for result in self.tasks.values()]
+        return sum(values) / max(1, len(values))
+
+    @property
+    def standard_error_normalized(self) -> float:
+        """Standard error of the mean ``acc_norm``; 0 without tasks."""
+        return _of_a_mean([result.standard_error_normalized for result in self.tasks.values()])
+
+
+def _binomial(share: float, n_items: int) -> float:
+    return 0.5 if n_items < 2 else sqrt(share * (1.0 - share) / (n_items - 1))
+
+
+def _of_a_mean(errors: Sequence[float]) -> float:
+    return sqrt(sum(error**2 for error in errors)) / max(1, len(errors))

@@ -186,7 +186,7 @@ def _by_task(facts: ExportFacts) -> list[str]:
     ]
     if not rows:
         return []
-    return ["\n".join(["| model | task | accuracy | items |", "|---|---|---|---|", *rows])]
+    return ["\n".join(["| model | task | accuracy (acc) | items |", "|---|---|---|---|", *rows])]
 
 
 def _share(accuracy: float, standard_error: float) -> str:

@@ -24,3 +24,11 @@ def test_a_row_that_one_candidate_fills_is_kept() -> None:
     assert list(table.loc["Accuracy"]) == ["-", "50.0 ± 16.7 %"]
     assert list(table.loc["Writing"]) == ["-", "61 tokens/s"]
     assert list(table.loc["quiz"]) == ["-", "50.0 ± 16.7 %"]
+
+
+def test_acc_norm_stands_beside_the_accuracy_of_every_task_and_of_all() -> None:
+    one = TaskResult(n_items=101, accuracy=0.5, accuracy_normalized=0.8)
+    two = TaskResult(n_items=101, accuracy=0.5, accuracy_normalized=0.2)
+    table = tables.tasks(replace(BARE, accuracy=0.5, tasks={"one": one, "two": two}))
+    assert list(table["acc_norm"]) == ["80.0 ± 4.0 %", "20.0 ± 4.0 %", "50.0 ± 2.8 %"]
+    assert list(tables.tasks(BARE)["acc_norm"]) == ["-"]

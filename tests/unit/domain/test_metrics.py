@@ -35,3 +35,14 @@ def test_the_standard_error_of_the_mean_falls_with_more_tasks():
     one = TaskResult(n_items=101, accuracy=0.5, accuracy_normalized=0.5)
     assert metrics(tasks={"a": one, "b": one}).standard_error == pytest.approx(0.05 / math.sqrt(2))
     assert metrics().standard_error == 0.0
+
+
+def test_acc_norm_has_a_mean_and_standard_errors_of_its_own():
+    one = TaskResult(n_items=101, accuracy=0.5, accuracy_normalized=0.9)
+    other = TaskResult(n_items=101, accuracy=0.5, accuracy_normalized=0.5)
+    assert one.standard_error_normalized == pytest.approx(0.03)
+    both = metrics(tasks={"a": one, "b": other})
+    assert both.accuracy_normalized == pytest.approx(0.7)
+    expected = math.sqrt(0.03**2 + 0.05**2) / 2
+    assert both.standard_error_normalized == pytest.approx(expected)
+    assert (metrics().accuracy_normalized, metrics().standard_error_normalized) == (0.0, 0.0)
