@@ -108,7 +108,9 @@ class Checkpoints:
         if not path.is_file():
             return None
         state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return state if state["identity"] == self.identity else None
+        if state["identity"] != self.identity or not (self.folder / state["tensors"]).is_file():
+            return None
+        return state
 
 
 def remove_checkpoint(folder: Path) -> None:

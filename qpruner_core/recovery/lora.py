@@ -8,7 +8,7 @@ that training starts at the compressed model itself; other starts come from outs
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from statistics import median
@@ -160,7 +160,9 @@ def _identity(
     identity: str, plan: PrecisionPlan, spec: RecoverySpec, training: TrainingSet
 ) -> str:
     """Return all that a training depends on, as text."""
-    digest = sha256(f"{identity}\n{plan.key}\n{spec!r}".encode())
+    # The text itself counts, wherever it lies: a copy of a run has its own of an uploaded file.
+    asked = replace(spec, training="")
+    digest = sha256(f"{identity}\n{plan.key}\n{asked!r}".encode())
     for tensor in (training.ids, training.labels, training.positions):
         if tensor is not None:
             digest.update(str(tuple(tensor.shape)).encode())

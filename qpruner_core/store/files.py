@@ -104,6 +104,17 @@ def link_tree(source: Path, target: Path) -> None:
             target.write_bytes(source.read_bytes())
 
 
+def link_whole(source: Path, target: Path) -> None:
+    """Put the files of a folder at a second place, less those that are only half written.
+
+    Somebody may be replacing them meanwhile: what is gone by then is left out.
+    """
+    for path in source.glob("[!.]*"):
+        target.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            link_tree(path, target / path.name)
+
+
 def size_bytes(folder: Path) -> int:
     """Return the bytes of all files under a folder; a file linked twice in it counts once."""
     seen: dict[tuple[int, int], int] = {}

@@ -1,7 +1,8 @@
 """Folders of a run that outlive an attempt of a step: checkpoints of a training, adapters that
 were trained beside the line.
 
-They lie in ``runs/<run_id>/kept`` and leave with the run; a copy of the run begins without them.
+They lie in ``runs/<run_id>/kept`` and leave with the run; a copy of the run begins without them,
+but for the checkpoint of a training that was stopped and whose outcome it has.
 """
 
 from __future__ import annotations

@@ -31,10 +31,12 @@ from qpruner_core.errors import BadInputError
 from qpruner_core.store import artifacts, events, locks, studies, uploads
 from qpruner_core.store.codec import from_json, to_json
 from qpruner_core.store.events import Event
-from qpruner_core.store.files import last_lines, link_tree, size_bytes, write_whole
+from qpruner_core.store.files import last_lines, link_tree, link_whole, size_bytes, write_whole
 from qpruner_core.store.names import check_plain, check_run_id, is_run_id, new_run_id
 
 T = TypeVar("T")
+LINE_CHECKPOINT = Path("kept", "adapter-checkpoint")
+"""In a run's folder: where the training of the line goes on from, once it was stopped."""
 Records = list[RunRecord]
 Events = list[Event]
 """Named here, as the store has methods of the names that Python would use."""
@@ -352,12 +354,15 @@ class RunStore:
         return record, {name: path for name, path in linked.items() if path.exists()}
 
     def _take_along(self, source: str, target: str) -> None:
-        """Link into a copy what was measured of single plans, so that none is measured twice, and
-        the files that the run was given.
+        """Link into a copy what was measured of single plans, so that none is measured twice, the
+        files that the run was given, and where its training goes on from if it was stopped.
         """
         given = self.folder(source) / uploads.FOLDER
         if given.is_dir():
             link_tree(given, self.folder(target) / uploads.FOLDER)
+        recovered = self.read(target).recover
+        if recovered is not None and not recovered.is_complete:
+            link_whole(*(self.folder(run) / LINE_CHECKPOINT for run in (source, target)))
         values = self.folder(target) / "values"
         for path in (self.folder(source) / "values").glob(f"{MEASURED}*.json"):
             values.mkdir(exist_ok=True)

@@ -286,8 +286,9 @@ def test_stopped_training_says_so_and_goes_on_as_if_it_never_had_been(
     line: Line, store: RunStore, entry: str
 ) -> None:
     asked = {"steps": 6, "checkpoint_steps": 2, "initialization": entry}
-    answers = iter([False, False, False, True])
-    line.should_stop = lambda: next(answers)
+    steps: list[int] = []
+    line.on_progress = lambda told: "loss" in told.values and steps.append(told.done)
+    line.should_stop = lambda: len(steps) == 3
     stopped = recover(line, **asked)
     assert len(stopped.losses) == 3
     assert "stopped after 3 of 6 steps" in stopped.remarks[0]
@@ -299,6 +300,25 @@ def test_stopped_training_says_so_and_goes_on_as_if_it_never_had_been(
     assert resumed.remarks == ()
     assert not checkpoint.exists()
     assert recover(line, **asked).losses == resumed.losses
+
+
+def test_a_copy_of_a_stopped_training_goes_on_from_there_too(
+    line: Line, store: RunStore, home: Path
+) -> None:
+    asked = {"steps": 4, "checkpoint_steps": 4, "training": str(home / "training.txt")}
+    answers = iter([False, False, True])
+    line.should_stop = lambda: next(answers)
+    stopped = recover(line, **asked)
+    assert "train on to go on from there" in stopped.remarks[0]
+    copy = Line(store, store.fork(line.record().run_id, "export").run_id, pick_device("cpu"))
+    moved = home / "moved.txt"  # as an uploaded text is in a copy
+    moved.write_bytes((home / "training.txt").read_bytes())
+    steps: list[int] = []
+    copy.on_progress = lambda told: "loss" in told.values and steps.append(told.done)
+    resumed = recover(copy, **{**asked, "training": str(moved)})
+    assert steps == [3, 4]
+    assert resumed.losses[:2] == stopped.losses
+    assert kept_folder(store, line.record().run_id, "adapter-checkpoint").is_dir()
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import copy
 import errno
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -227,6 +228,11 @@ def test_a_full_disk_is_a_sentence_and_leaves_the_checkpoint_that_was_there(
 def test_a_folder_that_was_half_removed_or_half_written_is_no_checkpoint(tmp_path: Path) -> None:
     training = Training(tmp_path, SPEC)
     expected = training.run(should_stop=stop_after(3)).losses
+    left, broken = sorted(training.checkpoint.iterdir(), reverse=True), tmp_path / "broken"
+    shutil.copytree(training.checkpoint, broken)
+    (broken / left[0].name).unlink()
+    found = training.run(checkpoint=broken, should_stop=stop_after(1))
+    assert found.losses == expected[:1], "a checkpoint without its tensors is none"
     (training.checkpoint / "checkpoint.json").unlink()
     (training.checkpoint / ".step-4.safetensors").write_bytes(b"half")
     seen: list[Progress] = []
