@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from qpruner_core.domain.footprint import format_bytes
 from qpruner_core.errors import BadInputError, DataTooShortError
+
+MAX_TEXT_BYTES = 2**29
+"""Texts are read whole: larger files are refused by their size. Recovery trains on less."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +64,8 @@ def read_utf8(path: str | Path, kind: str) -> str:
         kind: What the file is called where it is refused, such as ``text``.
 
     Raises:
-        BadInputError: It is missing, cannot be read, or is not UTF-8; the line is named.
+        BadInputError: It is missing, larger than `MAX_TEXT_BYTES`, cannot be read, or is not
+            UTF-8; the line is named.
     """
     file = Path(path).expanduser()
     if not file.is_file():
@@ -68,6 +73,12 @@ def read_utf8(path: str | Path, kind: str) -> str:
             f"The {kind} {str(path)!r} is not a file that exists. Give the path of a UTF-8 file."
         )
     try:
+        size = file.stat().st_size
+        if size > MAX_TEXT_BYTES:
+            raise BadInputError(
+                f"The {kind} {str(path)!r} is {format_bytes(size)} large; up to "
+                f"{format_bytes(MAX_TEXT_BYTES)} is read. Give a part of it."
+            )
         content = file.read_bytes()
     except OSError as error:
         raise BadInputError(

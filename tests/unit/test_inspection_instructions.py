@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qpruner_core.errors import BadInputError, DataTooShortError
-from qpruner_core.inspection import examine, examine_text, is_instruction_file
+from qpruner_core.inspection import examine, examine_text, is_instruction_file, texts
 from qpruner_core.inspection.instructions import Instruction, read_instructions
 
 GOOD = {"instruction": "Add.", "input": "2, 3", "output": "5"}
@@ -193,3 +193,12 @@ def test_examples_without_an_answer_are_counted_and_left_out(tmp_path):
 def test_a_file_of_which_no_example_has_an_answer_is_refused(tmp_path):
     with pytest.raises(DataTooShortError, match=r"None of the 2 examples .* has an answer"):
         examine(written(tmp_path, "mine.jsonl", lines(*[{**GOOD, "output": ""}] * 2)))
+
+
+@pytest.mark.parametrize(("read", "kind"), [(examine_text, "text"), (examine, "instruction file")])
+def test_a_file_too_large_to_be_held_is_refused_by_its_size_unread(tmp_path, read, kind):
+    path = tmp_path / "large.json"
+    with path.open("wb") as file:
+        file.truncate(texts.MAX_TEXT_BYTES + 1)  # a hole: nothing of it is on the disk
+    with pytest.raises(BadInputError, match=rf"The {kind} .* is .* large; up to .* is read"):
+        read(path)
