@@ -21,12 +21,12 @@ from qpruner_core.cli.recovering import (
     Interruption,
     estimate_document,
     estimate_lines,
-    planned_trial,
 )
 from qpruner_core.cli.report_pruning import comparison_document, comparison_lines
 from qpruner_core.cli.reproduce import run_reproduce
 from qpruner_core.cli.search_options import answers
 from qpruner_core.cli.specs import model_spec, overlay, run_spec
+from qpruner_core.domain.measured import measured_trial
 from qpruner_core.domain.progress import OnProgress, Progress, silent
 from qpruner_core.domain.record import STEPS, RunRecord
 from qpruner_core.domain.spec import RunSpec
@@ -159,7 +159,7 @@ def _is_done(record: RunRecord, steps: tuple[str, ...]) -> bool:
 
 
 def _estimate(arguments: Namespace, store: RunStore, record: RunRecord, spec: RunSpec) -> None:
-    trial = planned_trial(record, spec.recovery.trial)
+    trial = measured_trial(record, spec.recovery.trial)
     materials = _line(arguments, store, record.run_id).materials
     layout = materials.layout(trial.plan.levels)
     compute_bytes = materials.device.compute_dtype.itemsize

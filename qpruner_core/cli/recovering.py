@@ -18,9 +18,7 @@ from qpruner_core.domain.device_memory import TrainingBytes, training_bytes_esti
 from qpruner_core.domain.footprint import format_bytes
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.plan import PrecisionPlan
-from qpruner_core.domain.record import RunRecord, Trial
 from qpruner_core.domain.recovery import RecoverySpec
-from qpruner_core.errors import BadInputError, NotReadyError
 from qpruner_core.search.costs import training_load
 
 
@@ -31,25 +29,6 @@ def estimate_option(parser: ArgumentParser) -> None:
         action="store_true",
         help="print the estimated training memory, with and without gradient checkpointing, and "
         "train nothing",
-    )
-
-
-def planned_trial(record: RunRecord, number: int | None) -> Trial:
-    """Return the measured plan that recovery is asked for; None for the chosen one.
-
-    Raises:
-        NotReadyError: Nothing has been searched yet.
-        BadInputError: There is no such measured plan.
-    """
-    if record.search is None:
-        raise NotReadyError(f"Run {record.run_id} has no measured plans yet. Search first.")
-    wanted = record.search.chosen if number is None else number
-    for trial in (*record.search.trials, *record.search.baselines):
-        if trial.number == wanted and trial.metrics is not None:
-            return trial
-    raise BadInputError(
-        f"Run {record.run_id} has no measured plan number {wanted}. Choose one that "
-        f"'qpruner runs {record.run_id} --json' lists."
     )
 
 

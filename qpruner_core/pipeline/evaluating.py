@@ -17,14 +17,15 @@ from time import perf_counter
 from qpruner_core.data.whole import whole_text
 from qpruner_core.domain.harness import HarnessOutcome, HarnessSpec
 from qpruner_core.domain.layout import ModelLayout
+from qpruner_core.domain.measured import measured_trial
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.progress import OnProgress, silent
-from qpruner_core.domain.record import RunRecord, Trial
+from qpruner_core.domain.record import RunRecord
 from qpruner_core.domain.recovered import RecoveryOutcome
 from qpruner_core.domain.speed import Speed, SpeedSpec
 from qpruner_core.domain.text_result import TextResult, WindowSpec
-from qpruner_core.errors import BadInputError, NotReadyError
+from qpruner_core.errors import BadInputError
 from qpruner_core.evaluation import Suite
 from qpruner_core.evaluation.harness import check_installed, harness_version, run_harness
 from qpruner_core.evaluation.windows import measure_text
@@ -245,22 +246,3 @@ def plan_of_line(record: RunRecord, number: int) -> Subject:
     trial, recovered = measured_trial(record, number), record.recover
     own = recovered is not None and recovered.spec.trial == trial.number
     return Subject(trial=trial.number, plan=trial.plan, recovery=recovered if own else None)
-
-
-def measured_trial(record: RunRecord, number: int | None) -> Trial:
-    """Return a measured plan of a run; None for the chosen one.
-
-    Raises:
-        NotReadyError: Nothing has been searched.
-        BadInputError: There is no such plan.
-    """
-    if record.search is None:
-        raise NotReadyError("This run has no measured plans yet. Search first.")
-    wanted = record.search.chosen if number is None else number
-    for trial in (*record.search.trials, *record.search.baselines):
-        if trial.number == wanted and trial.metrics is not None:
-            return trial
-    raise BadInputError(
-        f"This run has no measured plan number {wanted}. Choose one of those on the Results "
-        f"page or of 'qpruner runs {record.run_id} --json'."
-    )

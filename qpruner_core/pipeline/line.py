@@ -11,6 +11,7 @@ from typing import Any
 from qpruner_core.catalog import check_spec
 from qpruner_core.domain.compression import CompressionOutcome
 from qpruner_core.domain.harness import still_true
+from qpruner_core.domain.measured import measured_trial
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.progress import OnProgress, Progress, never, silent
@@ -35,7 +36,6 @@ from qpruner_core.pipeline.beginning import check_feasible, merged
 from qpruner_core.pipeline.comparing import Comparing, row_words
 from qpruner_core.pipeline.compressing import compress_run
 from qpruner_core.pipeline.cutting import Cutting
-from qpruner_core.pipeline.evaluating import measured_trial
 from qpruner_core.pipeline.exporting import export_trial
 from qpruner_core.pipeline.fingerprint import Fingerprints
 from qpruner_core.pipeline.materials import Materials, bytes_16_bit
