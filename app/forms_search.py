@@ -133,10 +133,22 @@ def trial_field(label: str, names: Mapping[int, str], chosen: int, term: str, ke
     return int(picked)
 
 
+def plan_to_begin_with(
+    names: Mapping[int, str], address: str | None, others: Sequence[int | None]
+) -> int:
+    """Return the number of the plan that a choice begins with: that of the address, else the
+    first of the others that is measured.
+    """
+    linked = int(address) if address and address.removeprefix("-").isdecimal() else None
+    measured = (number for number in (linked, *others) if number in names)
+    return next((number for number in measured if number is not None), next(iter(names)))
+
+
 def export_form(
     spec: ExportSpec, names: Mapping[int, str], chosen: int, adapted: int | None
 ) -> ExportSpec:
-    """Ask for plan, format and what becomes of the adapter.
+    """Ask for plan, format and what becomes of the adapter; it begins with the plan that the
+    address names, else with that which was recovered.
 
     Args:
         spec: As the run is asked for now.
@@ -144,13 +156,12 @@ def export_form(
         chosen: Number of the run's chosen plan.
         adapted: Number of the plan that recovery trained an adapter on; None: there is none.
     """
-    trial = trial_field(
-        "Plan to write",
-        names,
-        chosen if spec.trial is None else spec.trial,
-        "plan",
-        "export/trial",
-    )
+    told = {
+        number: f"{name}, with adapter" if number == adapted else name
+        for number, name in names.items()
+    }
+    begin = plan_to_begin_with(names, state.selection("plan"), (adapted, spec.trial, chosen))
+    trial = trial_field("Plan to write", told, begin, "plan", "export/trial")
     formats: Sequence[str] = EXPORTERS.names()
     export_format = st.selectbox(
         "Format",

@@ -26,7 +26,7 @@ def choose_run(chosen: str | None) -> None:
     dropped.
     """
     if chosen != st.session_state.get(_RUN):
-        for name in ("trial", "other", "layer", "criterion", "module"):
+        for name in ("trial", "plan", "other", "layer", "criterion", "module"):
             st.query_params.pop(name, None)
     st.session_state[_RUN] = chosen
     if chosen:
@@ -131,10 +131,13 @@ def require_run() -> RunRecord:
 
 def open_page(key: str, **selections: str) -> NoReturn:
     """Go to another page with the chosen run and a selection in its address."""
-    chosen = run_id()
-    st.switch_page(
-        navigation.page(key), query_params=({"run": chosen} if chosen else {}) | selections
-    )
+    st.switch_page(navigation.page(key), query_params=address_of(**selections))
+
+
+def address_of(**selections: object) -> dict[str, str]:
+    """Return what an address carries: the chosen run, and those selections that are not None."""
+    carried = {"run": run_id(), **selections}
+    return {name: str(value) for name, value in carried.items() if value is not None}
 
 
 def remember(key: str, value: object) -> None:

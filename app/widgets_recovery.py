@@ -14,6 +14,7 @@ from app import (
     forms_recovery,
     navigation,
     services,
+    state,
     tables_recovery,
     widgets,
     widgets_metrics,
@@ -186,6 +187,7 @@ def result(record: RunRecord, outcome: RecoveryOutcome, names: Mapping[int, str]
             label="Export this model with its adapter",
             icon=":material/deployed_code:",
             help=tip("export_recovered"),
+            query_params=state.address_of(plan=trial),
         )
 
 

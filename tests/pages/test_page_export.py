@@ -149,3 +149,28 @@ def test_a_merged_export_says_how_far_the_logits_moved(open_page, run_at, store,
     words = said(open_page("export", record))
     assert "1.23 %" in words
     assert "at most 2 %" in words
+
+
+def plan_field(at):
+    return at.selectbox(key="export/trial")
+
+
+def test_the_recovered_plan_comes_first_and_says_that_it_has_an_adapter(open_page, run_at, store):
+    record = run_at("recover")
+    number = next(t.number for t in record.search.baselines if t.number != record.search.chosen)
+    store.write(with_adapter_of(record, number))
+    at = open_page("export", record)
+    assert plan_field(at).value == number
+    marked = [name for name in plan_field(at).options if name.endswith(", with adapter")]
+    assert len(marked) == 1
+    assert "Merge the adapter into the weights" in [toggle.label for toggle in at.toggle]
+
+
+def test_the_plan_of_the_address_is_the_one_to_write(open_page, run_at, store, jobs):
+    record = run_at("recover")
+    store.write(with_adapter_of(record, record.search.chosen))
+    number = next(t.number for t in record.search.baselines if t.number != record.search.chosen)
+    at = open_page("export", record, plan=str(number))
+    at.button(key="start/export").click().run()
+    (_, (_, _, spec)) = jobs.asked[0]
+    assert spec.export.trial == number

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from urllib.parse import parse_qs
 
 import pytest
 import sample_home
@@ -415,7 +416,9 @@ def test_done_it_links_to_the_export_and_says_its_remarks(open_page, run_at, sto
     record = with_recovery(store, run_at("recover"), remarks=("3 examples were cut.",))
     at = open_page("recovery", record)
     assert "3 examples were cut." in [each.value for each in at.info]
-    assert [link for link in at.get("page_link") if "with its adapter" in link.proto.label]
+    (link,) = [each for each in at.get("page_link") if "with its adapter" in each.proto.label]
+    asked = parse_qs(link.proto.query_string)
+    assert asked == {"run": [record.run_id], "plan": [str(record.recover.spec.trial)]}
 
 
 def test_with_nothing_trained_it_says_so(open_page, run_at, store):
