@@ -1,9 +1,10 @@
 """Our scorer and lm-evaluation-harness agree item by item: log-likelihoods within 1e-4 in float32,
 and the same answers.
 
-Sums of hundreds of nats, as random models give on whole sentences, are themselves known no better
-than to a few millionths in float32, on either side; there the same is asked in float64 within 1e-9
-of the sum.
+Two exceptions, in the names of their tests, both on real sentences that the model cannot read:
+there float32 itself is off by more, on either side. A random model first exceeds 1e-4 at 760 nats,
+the demo's at 66 nats (by a tenth: of 1.09e-4, 0.83e-4 is ours and 0.26e-4 the harness's). In
+float64 the random model is held to 1e-9 of the sum on the same items.
 """
 
 from __future__ import annotations
@@ -118,14 +119,32 @@ SHAPE = {
 
 ABSOLUTE = 1e-4
 RELATIVE = {torch.float32: 2e-6, torch.float64: 1e-9}
+"""Of the sum, beyond the nats that a test names; in float64 of every sum."""
 dtypes = pytest.mark.parametrize("dtype", list(RELATIVE), ids=["float32", "float64"])
 
 
-def check_parity(loaded: Loaded, tasks: Mapping[str, Sequence[Item]], folder: Path) -> None:
-    """Compare both on the same items."""
+def check_parity(
+    loaded: Loaded,
+    tasks: Mapping[str, Sequence[Item]],
+    folder: Path,
+    absolute_up_to: float = float("inf"),
+) -> None:
+    """Compare both on the same items.
+
+    Args:
+        loaded: A model and its tokenizer.
+        tasks: Task name -> items.
+        folder: Where the harness's tasks go.
+        absolute_up_to: In float32 a sum of at most so many nats is held to `ABSOLUTE`.
+    """
     model, tokenizer = loaded
-    absolute = ABSOLUTE if model.dtype == torch.float32 else 0.0
-    tolerance = {"abs": absolute, "rel": RELATIVE[model.dtype]}  # the larger of the two counts
+    relative = RELATIVE[model.dtype]
+
+    def bound(nats: float) -> float:
+        if model.dtype == torch.float32 and nats <= absolute_up_to:
+            return ABSOLUTE
+        return max(relative * nats, 1e-12)
+
     config = model.config
     suite = build_suite(
         tokenizer,
@@ -138,7 +157,8 @@ def check_parity(loaded: Loaded, tasks: Mapping[str, Sequence[Item]], folder: Pa
     for task, items in tasks.items():
         correct, normalized = [], []
         for item, ours, theirs in zip(items, values[task], expected[task], strict=True):
-            assert ours == pytest.approx(theirs.log_likelihoods, **tolerance), (task, item)
+            for one, other in zip(ours, theirs.log_likelihoods, strict=True):
+                assert abs(one - other) <= bound(abs(other)), (task, item)
             lengths = encoder.item(item, task).n_characters
             weighed = [value / n for value, n in zip(ours, lengths, strict=True)]
             correct.append(ours.index(max(ours)) == item.gold)
@@ -160,7 +180,7 @@ def real_items(n_items: int) -> dict[str, tuple[Item, ...]]:
 @pytest.mark.parametrize(
     "items_per_task", [20, pytest.param(0, marks=pytest.mark.slow)], ids=["some", "all"]
 )
-def test_on_the_demo_tasks(demo: Loaded, tmp_path: Path, items_per_task: int) -> None:
+def test_on_the_demo_tasks_within_1e_4(demo: Loaded, tmp_path: Path, items_per_task: int) -> None:
     tasks = read_tasks("demo", items_per_task)
     assert len(tasks) == 7
     check_parity(demo, tasks, tmp_path)
@@ -171,7 +191,7 @@ def test_on_the_demo_tasks(demo: Loaded, tmp_path: Path, items_per_task: int) ->
 @pytest.mark.parametrize(
     "n_items", [8, pytest.param(100, marks=pytest.mark.slow)], ids=["some", "all"]
 )
-def test_on_real_items_of_the_seven_tasks(
+def test_on_real_items_within_1e_4_and_beyond_100_nats_within_2e_6_of_the_sum(
     bytes_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, n_items: int, dtype: torch.dtype
 ) -> None:
     torch.manual_seed(0)
@@ -183,13 +203,15 @@ def test_on_real_items_of_the_seven_tasks(
     )
     assert longest > 512, "some contexts are cut"
     model = llama(max_positions=512).to(dtype).eval()
-    check_parity((model, bytes_tokenizer), tasks, tmp_path)
+    check_parity((model, bytes_tokenizer), tasks, tmp_path, absolute_up_to=100.0)
 
 
 @needs_real
 @pytest.mark.slow
-def test_on_real_items_with_the_demo_model(demo: Loaded, tmp_path: Path) -> None:
-    check_parity(demo, real_items(15), tmp_path)
+def test_on_real_items_with_the_demo_model_within_1e_4_and_beyond_50_nats_within_2e_6_of_the_sum(
+    demo: Loaded, tmp_path: Path
+) -> None:
+    check_parity(demo, real_items(15), tmp_path, absolute_up_to=50.0)
 
 
 AWKWARD = {
@@ -208,7 +230,7 @@ AWKWARD = {
 
 @dtypes
 @pytest.mark.parametrize("build", [llama, gpt2, gemma3], ids=lambda build: build.__name__)
-def test_on_awkward_items_of_several_families(
+def test_on_awkward_items_of_several_families_within_1e_4(
     bytes_tokenizer: PreTrainedTokenizerFast,
     tmp_path: Path,
     build: Callable[[], PreTrainedModel],
