@@ -5,6 +5,7 @@ prompt box.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import streamlit as st
@@ -45,6 +46,20 @@ def start(record: RunRecord, spec: RunSpec, *, busy: bool) -> None:
         "Export", type="primary", disabled=busy, help=tip("start_export"), key="start/export"
     ):
         widgets.launch(record, spec, ("export",), keep=keep)
+
+
+def refused(record: RunRecord) -> None:
+    """Say why the newest export was refused where an earlier one still stands."""
+    job, standing = services.last_job(record.run_id, "export"), record.export
+    if job is None or not job.is_refused or standing is None:
+        return
+    asked = record.spec.export
+    if replace(asked, trial=standing.spec.trial if asked.trial is None else asked.trial) == (
+        standing.spec
+    ):
+        return  # written since, by a command
+    widgets.error_panel(job.error)
+    st.caption("The export before it is untouched and stands below.")
 
 
 def result(record: RunRecord, outcome: ExportOutcome) -> None:

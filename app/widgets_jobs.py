@@ -66,7 +66,9 @@ def actions(found: Sequence[Job], names: Mapping[str, str]) -> None:
     job = ended[str(chosen)]
     if job.error:
         widgets.error_panel(job.error)
-    if st.button("Resume this job", help=tip("resume"), icon=":material/play_arrow:"):
+    if not job.is_refused and st.button(
+        "Resume this job", help=tip("resume"), icon=":material/play_arrow:"
+    ):
         widgets.ask(lambda: services.jobs().resume(job.job_id))
 
 

@@ -143,7 +143,9 @@ def failed_beside(record: RunRecord, kind: str) -> None:
     job = services.newest_job(record.run_id)
     if job is not None and job.kind == kind and job.status == "failed":
         widgets.error_panel(f"{wording.JOB_TITLES[kind]}: {job.error or NO_REASON}")
-        if st.button("Try again", key=f"resume/{job.job_id}", help=tip("resume")):
+        if not job.is_refused and st.button(
+            "Try again", key=f"resume/{job.job_id}", help=tip("resume")
+        ):
             widgets.ask(lambda: services.jobs().resume(job.job_id))
 
 
@@ -162,6 +164,8 @@ def _ended_badly(record: RunRecord, step: str, job: Job) -> None:
         )
     else:
         return
+    if job.is_refused:
+        return  # the same settings meet the same refusal
     with st.container(horizontal=True):
         go_on = st.button(
             "Resume", key=f"resume/{job.job_id}", icon=":material/play_arrow:", help=tip("resume")

@@ -22,6 +22,7 @@ with left:
     # Recovery is not asked for by an export: a run without it exports the packed plan as it is.
     widgets_export.start(record, asked, busy=job is not None)
 with right:
+    widgets_export.refused(record)
     if record.export is None:
         st.info(
             "Nothing is exported yet. The export ends with a reload in a fresh process, and its "

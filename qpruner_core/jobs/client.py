@@ -291,6 +291,11 @@ class Jobs(JobReader):
                 f"have other steps. Start the step again: what was measured with equal settings "
                 f"is kept."
             )
+        if job.is_refused:
+            return (
+                f"The job {job.job_id} was refused and would be again: {job.error} Start the "
+                f"step again with other settings."
+            )
         newer = self._replaced_by(job)
         if newer is not None:
             return (

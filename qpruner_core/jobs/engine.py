@@ -40,6 +40,8 @@ STATUSES = {
     "MAX_RECOVERY_ATTEMPTS_EXCEEDED": "failed",
     "CANCELLED": "cancelled",
 }
+REFUSALS = ("MergeRefusedError", "InfeasibleRatioError", "UnknownNameError")
+"""Errors that the same settings meet again, so that their jobs are not resumed."""
 KILLED_TOO_OFTEN = (
     "The worker was killed again and again while it ran this job, which was given up. Most often "
     "the machine ran out of memory: choose a smaller model or batch, then resume the job."
@@ -83,6 +85,8 @@ class Job:
     """
     version: str = WORKFLOWS_VERSION
     """Version of the workflows under which it was begun, or waits to be."""
+    is_refused: bool = False
+    """Whether it failed by one of `REFUSALS`: other settings are needed."""
 
     @property
     def group(self) -> str:

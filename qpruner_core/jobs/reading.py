@@ -20,6 +20,7 @@ from qpruner_core.jobs.engine import (
     PROGRESS,
     QUEUE,
     QUEUE_LIMITS,
+    REFUSALS,
     STATUSES,
     TRIALS,
     WORKFLOWS_VERSION,
@@ -157,6 +158,7 @@ class JobReader:
             device=devices.get(worker, worker.rpartition("/")[2]),
             worker_is_gone=status == "running" and is_gone(self._store.home, worker),
             version=row.app_version or WORKFLOWS_VERSION,
+            is_refused=status == "failed" and getattr(row.error, "name", "") in REFUSALS,
         )
 
     def _progress(self, job_id: str, run_id: str) -> Progress | None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.plan import PrecisionPlan, PruningPlan
 from qpruner_core.domain.record import FIRST_BY_HAND, ExportOutcome, RunRecord, Trial
 from qpruner_core.domain.spec import ExportSpec
-from qpruner_core.errors import NotReadyError
+from qpruner_core.errors import MergeRefusedError, NotReadyError
 from qpruner_core.export import ExportFacts
 from qpruner_core.export.card import MANIFEST
 from qpruner_core.export.verify import reference_logits, reload_check, weight_file_bytes
@@ -121,6 +122,25 @@ def export_trial(
         files=_files(folder),
         merge_error=ready.merge_error,
     )
+
+
+@contextmanager
+def kept_where_refused(
+    store: RunStore, run_id: str, before: ExportOutcome | None
+) -> Iterator[None]:
+    """Keep the last export in the record where a new one is refused, which writes nothing.
+
+    Args:
+        store: The runs.
+        run_id: The run.
+        before: The export that its slot was emptied of; None: there was none.
+    """
+    try:
+        yield
+    except MergeRefusedError:
+        if before is not None and Path(before.path).is_dir():
+            store.write(replace(store.read(run_id), export=before))
+        raise
 
 
 def _ready(materials: Materials, written: Written, spec: ExportSpec, ids: torch.Tensor) -> _Ready:

@@ -36,7 +36,7 @@ from qpruner_core.pipeline.beginning import check_feasible, merged
 from qpruner_core.pipeline.comparing import Comparing, row_words
 from qpruner_core.pipeline.compressing import compress_run
 from qpruner_core.pipeline.cutting import Cutting
-from qpruner_core.pipeline.exporting import export_trial
+from qpruner_core.pipeline.exporting import export_trial, kept_where_refused
 from qpruner_core.pipeline.fingerprint import Fingerprints
 from qpruner_core.pipeline.materials import Materials, bytes_16_bit
 from qpruner_core.pipeline.quantizing import measure_signals
@@ -77,6 +77,7 @@ class Line:
         self._search_key: object = None
         self._search_seconds = 0.0
         self._will_train = False
+        self._last_export: ExportOutcome | None = None
 
     @property
     def materials(self) -> Materials:
@@ -100,6 +101,7 @@ class Line:
         spec = merged(self.record().spec, spec, first)
         check_feasible(self.record(), spec, steps)
         self._will_train = "recover" in steps and spec.recovery.steps > 0
+        self._last_export = self.record().export if steps == ("export",) else None
         emptied: dict[str, Any] = dict.fromkeys(STEPS[first:])
         if first <= STEPS.index("score"):
             emptied["comparison"] = None
@@ -178,9 +180,8 @@ class Line:
         )
 
     def _quantize(self) -> QuantizationOutcome:
-        decide = self._cutting.decide
         record, materials = self.record(), self._materials
-        measured = measure_signals(record, materials, decide, self.on_progress)
+        measured = measure_signals(record, materials, self._cutting.decide, self.on_progress)
         weights = Fingerprints(self._store, self._run_id).weights(record)
         return with_times(record, materials, replace(measured, weights=weights))
 
@@ -208,11 +209,9 @@ class Line:
     def _export(self) -> ExportOutcome:
         record = self.record()
         trial = self._trial(record.spec.export.trial)
-
-        def tell(done: int, total: int, message: str) -> None:
-            self._tell("export", done, total, message)
-
-        return export_trial(self._store, record, self._materials, trial, tell)
+        told = (trial, lambda *told: self._tell("export", *told))
+        with kept_where_refused(self._store, self._run_id, self._last_export):
+            return export_trial(self._store, record, self._materials, *told)
 
     # the search, plan by plan -----------------------------------------------------------------
 

@@ -127,8 +127,9 @@ def accepted(apart: torch.Tensor, merged: torch.Tensor, spec: ExportSpec) -> flo
         else "allow more"
     )
     raise MergeRefusedError(
-        f"Merging the adapter changes the logits by {error:.3g} of their norm, but at most "
-        f"{spec.merge_tolerance:.3g} is allowed. Keep the adapter apart, or {ways}."
+        f"Merging the adapter changes the logits by {100 * error:.2f} % of their norm, but at "
+        f"most {100 * spec.merge_tolerance:.2f} % is allowed (--merge-tolerance). Keep the "
+        f"adapter apart, or {ways}."
     )
 
 

@@ -15,7 +15,7 @@ from threading import Event as Flag
 from dbos import DBOS, DBOSConfig
 from sqlalchemy.exc import SQLAlchemyError
 
-from qpruner_core.errors import BadInputError
+from qpruner_core.errors import BadInputError, QPrunerError
 from qpruner_core.jobs import (
     APPLICATION,
     QUEUE,
@@ -54,10 +54,12 @@ class Place:
     """Memory of the device; None where it is not known."""
 
 
-def _is_no_cancellation(record: logging.LogRecord) -> bool:
-    """Leave out the engine's traceback for what a person did on purpose: a cancelled job."""
+def is_news(record: logging.LogRecord) -> bool:
+    """Leave out the engine's traceback for what a person did on purpose, a cancelled job, and for
+    a refusal: the worker has logged its sentence.
+    """
     kind = record.exc_info[0] if isinstance(record.exc_info, tuple) else None
-    return kind is None or "Cancelled" not in kind.__name__
+    return kind is None or not ("Cancelled" in kind.__name__ or issubclass(kind, QPrunerError))
 
 
 def serve(place: Place, make_line: MakeLine, stop: Flag, parent: int | None = None) -> None:
@@ -75,7 +77,7 @@ def serve(place: Place, make_line: MakeLine, stop: Flag, parent: int | None = No
     # On the root, as the run's log takes its level from there; what is printed goes to stderr.
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     logging.captureWarnings(True)
-    logging.getLogger("dbos").addFilter(_is_no_cancellation)
+    logging.getLogger("dbos").addFilter(is_news)
     with registered(place.home, place.device_key, place.device, place.memory_bytes) as info:
         DBOS(config=_config(place, info))
         register_jobs(Bench(RunStore(place.home, place.database), make_line, info.name))

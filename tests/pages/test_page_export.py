@@ -174,3 +174,27 @@ def test_the_plan_of_the_address_is_the_one_to_write(open_page, run_at, store, j
     at.button(key="start/export").click().run()
     (_, (_, _, spec)) = jobs.asked[0]
     assert spec.export.trial == number
+
+
+def test_a_refused_merge_says_so_beside_the_export_that_stands(
+    open_page, run_at, store, jobs, said
+):
+    record = run_at("export")
+    asked = replace(record.spec.export, merge_adapter=True)
+    store.write(replace(record, spec=replace(record.spec, export=asked)))
+    sentence = "Merging the adapter changes the logits by 4.50 % of their norm."
+    jobs.add(record.run_id, "failed", ("export",), error=sentence, is_refused=True)
+    at = open_page("export", record)
+    assert [each.value for each in at.error] == [sentence]
+    assert "The export before it is untouched" in said(at)
+    assert "bit for bit" in at.success[0].value
+    assert not [button for button in at.button if button.label == "Resume"]
+
+
+def test_a_refusal_is_not_resumed_as_it_would_be_met_again(open_page, run_at, jobs):
+    record = run_at("search")
+    jobs.add(record.run_id, "failed", ("export",), error="Refused.", is_refused=True)
+    for page in ("export", "jobs"):
+        at = open_page(page, record)
+        assert "Refused." in [each.value for each in at.error]
+        assert not [button for button in at.button if button.label.startswith("Resume")]

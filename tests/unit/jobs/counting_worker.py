@@ -1,9 +1,10 @@
 """A real worker process whose line computes nothing: it counts, waits and fails as a test asks.
 
 A test asks by files in the run's folder: ``hold-<step>`` makes the step wait (it says so by a file
-``reached-<step>``) until the file is gone; ``refuse-<step>`` and ``break-<step>`` make it raise a
-sentence or a bug. ``begun.txt`` and ``ended.txt`` count what was run; ``recover`` that is stopped
-while it waits fills its slot without being done with, and stands in ``stopped.txt``.
+``reached-<step>``) until the file is gone; ``refuse-<step>``, ``deny-<step>`` and ``break-<step>``
+make it raise a sentence, one that would be met again, or a bug. ``begun.txt`` and ``ended.txt``
+count what was run; ``recover`` that is stopped while it waits fills its slot without being done
+with, and stands in ``stopped.txt``.
 The search has a baseline, ``slot-0``, and three trials; ``by.txt`` says who measured which.
 """
 
@@ -19,7 +20,7 @@ from types import SimpleNamespace
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.progress import Progress
 from qpruner_core.domain.record import STEPS, Comparison, Trial
-from qpruner_core.errors import InfeasibleBudgetError, StoppedError
+from qpruner_core.errors import InfeasibleBudgetError, MergeRefusedError, StoppedError
 from qpruner_core.store.workers import is_gone
 from qpruner_core.worker import Place, serve
 from qpruner_core.worker.bench import MakeLine
@@ -50,6 +51,8 @@ class CountingLine:
         self._on_progress(Progress(step=step, done=3, total=7, message=words))
         if (self._folder / f"refuse-{words}").exists():
             raise InfeasibleBudgetError("The budget is 1 MB; 2 MB are needed. Raise the budget.")
+        if (self._folder / f"deny-{words}").exists():
+            raise MergeRefusedError("Merging changes too much. Keep the adapter apart.")
         if (self._folder / f"break-{words}").exists():
             raise KeyError("a name nobody knows")
         hold = self._folder / f"hold-{words}"

@@ -423,9 +423,19 @@ def test_a_large_adapter_is_refused_at_4_bit_and_nothing_is_left(
     recover(line, **LARGE)
     with pytest.raises(MergeRefusedError, match=r"Keep the adapter apart, or .*hf_16bit") as error:
         export(line, merge_adapter=True)
-    assert "0.02 is allowed" in str(error.value)
+    assert "at most 2.00 % is allowed (--merge-tolerance)" in str(error.value)
     assert exports_of(store, line.record()) == []
     assert line.record().export is None
+
+
+@pytest.mark.usefixtures("code_cache")
+def test_a_refused_merge_leaves_the_export_that_was_there(line: Line, store: RunStore) -> None:
+    recover(line, **LARGE)
+    written = export(line, include_adapter=False).export
+    with pytest.raises(MergeRefusedError):
+        export(line, merge_adapter=True)
+    assert line.record().export == written
+    assert [str(path) for path in exports_of(store, line.record())] == [written.path]
 
 
 @pytest.mark.usefixtures("code_cache")
