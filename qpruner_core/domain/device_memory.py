@@ -6,6 +6,7 @@ itself (context, allocator slack), which `inspection.fits` reserves per card.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -107,15 +108,19 @@ class TrainingBytes:
         return self.weights + self.adapter + self.activations + self.logits + self.workspace
 
 
-def linear_training_bytes(linear: LinearLayout, load: TrainingLoad) -> int:
-    """Return what one Linear adds to `TrainingBytes.adapter` and `TrainingBytes.activations`.
+def linear_training_bytes(layout: ModelLayout, load: TrainingLoad) -> dict[str, int]:
+    """Return what each Linear adds to `TrainingBytes.adapter` and `TrainingBytes.activations`, by
+    name.
 
     With gradient checkpointing its activations belong to no sum: of all layers only the largest
     counts.
     """
-    if load.checkpointing:
-        return _adapter_bytes(linear, load)
-    return load.tokens * _kept_bytes(linear, load) + _adapter_bytes(linear, load)
+    found = {linear.name: _adapter_bytes(linear, load) for linear in layout.linears}
+    if not load.checkpointing:
+        shares = _shares(layout)
+        for linear in layout.linears:
+            found[linear.name] += load.tokens * _kept_bytes(linear, load, shares)
+    return found
 
 
 def bytes_beyond_16_bit(layout: ModelLayout, load: TrainingLoad) -> int:
@@ -169,12 +174,14 @@ def training_bytes_estimate(
         4 r n              the inner results of n adapters of rank r
 
     and at the end 4 H for the last norm and V (4 + 4 + 4) for the logits. Families without a
-    gate or with fused projections keep other multiples, `_KEPT_OUTPUTS`; the model's own dropout
-    and norms beyond two a layer are left out. A test compares this with what the graph really
-    keeps.
+    gate or with fused projections keep other multiples, `_KEPT_OUTPUTS`; further norms are in
+    `_NORMS` and `_HEAD_NORMS`, attention that is not fused in `_EAGER`. Experts see their share of
+    the tokens, as if a router sent as many to each. The model's own dropout is left out. Tests
+    compare this with what is really alive, family by family.
 
     With gradient checkpointing a layer keeps c H, and what stands above only while it is computed
-    again, when the layers behind it have let go of theirs: the largest such moment counts. Logits
+    again, when the layers behind it have let go of theirs: the largest such moment counts, with
+    the first gradients of its backward pass beside it, `_first_gradients`. Logits
     are taken `LOGITS_AT_ONCE` entries at a time, when all layers keep c H and the final states
     beside them.
     """
@@ -202,16 +209,20 @@ def _state_bytes(n_entries: int, state_bytes: float) -> int:
 
 
 def _activations_and_logits(layout: ModelLayout, load: TrainingLoad) -> tuple[int, int]:
-    layers, last_norm = _kept_by_layer(layout, load), 4 * layout.hidden_size
+    layers, last_norm = _kept_by_layer(layout, load), _norm_bytes(layout, load)
+    gradients = _first_gradients(layout, load)
     all_logits = load.tokens * layout.vocab_size
+    logit_bytes = _LOGIT_BYTES + (load.compute_bytes if layout.model_type in _CAPPED else 0)
     if not load.checkpointing:
-        return load.tokens * (sum(layers) + last_norm), all_logits * _LOGIT_BYTES
+        at_the_end = max(all_logits * logit_bytes, load.tokens * gradients[-1])
+        return load.tokens * (sum(layers) + last_norm), at_the_end
     entering = load.compute_bytes * layout.hidden_size
     # In float32 the first norm of a layer reads the very tensor that enters it.
     shared = entering if load.compute_bytes >= 4 else 0
-    largest = max(entering * n + kept - shared for n, kept in enumerate(layers, 1))
+    moments = zip(layers, gradients, strict=True)
+    largest = max(entering * n + sum(moment) - shared for n, moment in enumerate(moments, 1))
     at_the_head = load.tokens * (entering * (len(layers) + 1) + last_norm)
-    at_once = min(all_logits, max(layout.vocab_size, LOGITS_AT_ONCE)) * _LOGIT_BYTES
+    at_once = min(all_logits, max(layout.vocab_size, LOGITS_AT_ONCE)) * logit_bytes
     activations = load.tokens * largest
     return activations, max(0, at_the_head + at_once - activations)
 
@@ -220,14 +231,66 @@ def _kept_by_layer(layout: ModelLayout, load: TrainingLoad) -> list[int]:
     """Return what every layer keeps for one token, from the first with an adapter: what lies below
     that needs no gradient.
     """
-    first = min((x.layer for x in layout.linears if load.rank_of(x)), default=0)
-    layers = [2 * 4 * layout.hidden_size] * (layout.n_layers - first)
+    first, shares = _first_layer(layout, load), _shares(layout)
+    norms = _NORMS.get(layout.model_type, 2) * _norm_bytes(layout, load)
+    layers = [norms] * (layout.n_layers - first)
     for linear in layout.linears:
         if linear.layer >= first:
-            layers[linear.layer - first] += _kept_bytes(linear, load)
+            kept = _kept_bytes(linear, load, shares) + _beside_bytes(linear, layout, load)
+            layers[linear.layer - first] += kept
     return layers
 
 
+def _first_gradients(layout: ModelLayout, load: TrainingLoad) -> list[int]:
+    """Return what the backward pass of every layer begins with, per token, from the first with an
+    adapter: the gradient that comes in, and twice what its last Linear reads, as the gradients of
+    weight and adapter are added up.
+    """
+    first, shares = _first_layer(layout, load), _shares(layout)
+    last = {linear.layer: linear for linear in layout.linears}
+    # Where a norm passes its gradient on in float32, that stands beside the one in 16 bit.
+    copies = 1 if load.compute_bytes >= 4 else 2
+    incoming = copies * _norm_bytes(layout, load)
+    return [
+        incoming + int(2 * load.compute_bytes * _share(last[i], shares) * last[i].in_features)
+        for i in range(first, layout.n_layers)
+    ]
+
+
+def _norm_bytes(layout: ModelLayout, load: TrainingLoad) -> int:
+    """Return what a norm over the residual stream keeps per token."""
+    in_float32 = layout.model_type not in _LAYER_NORMS
+    return (4 if in_float32 else load.compute_bytes) * layout.hidden_size
+
+
+def _first_layer(layout: ModelLayout, load: TrainingLoad) -> int:
+    return min((x.layer for x in layout.linears if load.rank_of(x)), default=0)
+
+
+def _shares(layout: ModelLayout) -> dict[str, float]:
+    """Return module of an expert -> share of the tokens that it sees on average."""
+    experts = [group for group in layout.groups if group.kind == "expert_channels"]
+    n_in_layer = Counter(group.layer for group in experts)
+    chosen = layout.experts_per_token
+    return {x.name: min(1.0, chosen / n_in_layer[x.layer]) if chosen else 1.0 for x in experts}
+
+
+def _share(linear: LinearLayout, shares: Mapping[str, float]) -> float:
+    return shares.get(linear.name.rpartition(".")[0], 1.0)
+
+
+_NORMS: Mapping[str, int] = {"gemma2": 4, "gemma3_text": 4}
+"""Family -> norms per layer over the residual stream or what enters it, where not two."""
+_HEAD_NORMS = ("gemma3_text", "olmo2", "qwen3", "qwen3_moe")
+"""Families with norms over queries and keys, which read them in float32."""
+_LAYER_NORMS = ("gpt2", "gpt_neox")
+"""Families whose norms are one operation, which keeps what it read; others widen it to float32.
+OPT, whose norms are such too, was measured to keep as much as the others in 16 bit."""
+_EAGER = ("gemma2",)
+"""Families whose attention is not fused, as its logits are capped: it keeps the capped logits and
+the weights, and keys and values once for every query head."""
+_CAPPED = ("gemma2",)
+"""Families that cap the logits of the head and keep the capped ones."""
 _KEPT_OUTPUTS: Mapping[str, float] = {
     "q_proj": 1,
     "k_proj": 1,
@@ -254,8 +317,28 @@ _SHARES_INPUT: Mapping[str, tuple[str, ...]] = {
 """Role -> roles that read the very tensor that it reads."""
 
 
-def _kept_bytes(linear: LinearLayout, load: TrainingLoad) -> int:
-    """Return what one Linear and its adapter keep per token."""
+def _beside_bytes(linear: LinearLayout, layout: ModelLayout, load: TrainingLoad) -> int:
+    """Return what attention keeps per token beside what its projections say themselves."""
+    c, entries = load.compute_bytes, linear.out_features
+    kept = 0
+    if layout.model_type in _HEAD_NORMS and linear.role in ("q_proj", "k_proj"):
+        kept += 4 * entries
+    if layout.model_type in _EAGER and linear.role == "q_proj":
+        # Capped logits, and weights in float32 with, where c is not 4, a copy in 16 bit.
+        per_weight = c + 4 + (c if c < 4 else 0)
+        n_heads = entries // layout.head_dim
+        repeated = 2 * entries
+        kept += per_weight * n_heads * load.sequence_length + c * repeated
+    return kept
+
+
+def _kept_bytes(linear: LinearLayout, load: TrainingLoad, shares: Mapping[str, float]) -> int:
+    """Return what one Linear and its adapter keep per token of the model."""
+    return int(_share(linear, shares) * _kept_of_its_own(linear, load))
+
+
+def _kept_of_its_own(linear: LinearLayout, load: TrainingLoad) -> int:
+    """Return what one Linear and its adapter keep per token that it sees."""
     c, rank = load.compute_bytes, load.rank_of(linear)
     kept = c * int(_KEPT_OUTPUTS.get(linear.role, 0) * linear.out_features) + 4 * rank
     if c < 4 and linear.block == "attention" and linear.role in _ATTENTION_OUT:

@@ -13,7 +13,7 @@ from qpruner_core.data.training import IGNORED
 from qpruner_core.domain.device_memory import LOGITS_AT_ONCE
 from qpruner_core.models.trunk import head_logits
 from qpruner_core.recovery.batches import Batch
-from qpruner_core.recovery.recomputing import Watch, recomputed
+from qpruner_core.recovery.recomputing import recomputed
 
 _BLIND_TO_POSITIONS = ("opt",)
 """Families (``config.model_type``) that draw no mask from positions as all others do, which tell
@@ -21,7 +21,7 @@ examples apart by positions that start again; their only mask is the causal one.
 
 
 def batch_loss(
-    model: nn.Module, batch: Batch, n_learned: int, pieces: Watch | None = None
+    model: nn.Module, batch: Batch, n_learned: int, *, in_pieces: bool = False
 ) -> torch.Tensor:
     """Return the summed negative log-likelihood of the learned tokens over ``n_learned``; nats.
 
@@ -33,8 +33,8 @@ def batch_loss(
         model: The causal language model itself, not a wrapper around it; adapters are in place.
         batch: Rows on the model's device, at least one token of which is learned.
         n_learned: What the sum is divided by; >= 1.
-        pieces: Who watches logits that are computed in pieces of `LOGITS_AT_ONCE` entries, each
-            let go and computed again in the backward pass; None: all logits at once.
+        in_pieces: Compute logits in pieces of `LOGITS_AT_ONCE` entries, each let go and computed
+            again in the backward pass, instead of all at once.
     """
     decoder = cast("Any", model).get_decoder()
     hidden = decoder(
@@ -43,11 +43,11 @@ def batch_loss(
     targets = batch.labels[:, 1:]
     learned = targets != IGNORED
     states, wanted = hidden[:, :-1][learned], targets[learned]  # (L, H), (L,)
-    if pieces is None:
+    if not in_pieces:
         return _summed(model, states, wanted) / n_learned
     n = _at_once(model)
     parts = [
-        recomputed(_piece(model, wanted[first : first + n]), states[first : first + n], pieces)
+        recomputed(_piece(model, wanted[first : first + n]), states[first : first + n])
         for first in range(0, len(states), n)
     ]
     return torch.stack(parts).sum() / n_learned

@@ -11,8 +11,8 @@ Reference: Chen et al., "Training Deep Nets with Sublinear Memory Cost", arXiv:1
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol, cast
+from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -24,48 +24,41 @@ from qpruner_core.recovery.randomness import RandomState
 Piece = Callable[[torch.Tensor], torch.Tensor]
 
 
-class Watch(Protocol):
-    """Who counts what is kept; see `PeakMemory`."""
-
-    def recomputing(self) -> AbstractContextManager[None]:
-        """Return a context in which a piece is computed again."""
-
-
 class _Recomputed(torch.autograd.Function):
     """A piece that keeps what enters it, and nothing else."""
 
     @staticmethod
     def forward(
-        ctx: Any, piece: Piece, watch: Watch, anchor: torch.Tensor, entering: torch.Tensor
+        ctx: Any, piece: Piece, anchor: torch.Tensor, entering: torch.Tensor
     ) -> torch.Tensor:
         """Return what the piece says; autograd runs this without building a graph."""
-        ctx.piece, ctx.watch = piece, watch
+        ctx.piece = piece
         ctx.random = RandomState.now(entering.device)
         ctx.save_for_backward(entering)
         return piece(entering)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[None, None, None, torch.Tensor | None]:
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[None, None, torch.Tensor | None]:
         """Compute the piece again with its graph, and go back through that."""
         (entering,) = ctx.saved_tensors
-        entered = entering.detach().requires_grad_(ctx.needs_input_grad[3])
-        with torch.enable_grad(), ctx.random.again(), ctx.watch.recomputing():
+        entered = entering.detach().requires_grad_(ctx.needs_input_grad[2])
+        with torch.enable_grad(), ctx.random.again():
             result = ctx.piece(entered)
         torch.autograd.backward(result, gradient)
-        return None, None, None, entered.grad
+        return None, None, entered.grad
 
 
-def recomputed(piece: Piece, entering: torch.Tensor, watch: Watch) -> torch.Tensor:
+def recomputed(piece: Piece, entering: torch.Tensor) -> torch.Tensor:
     """Return what a piece says of a tensor, keeping only that tensor for the backward pass."""
     # Autograd asks a gradient only of what some input needs one for, and hidden states before
     # the first adapter need none.
     anchor = torch.zeros((), device=entering.device, requires_grad=True)
     apply = cast("Callable[..., torch.Tensor]", _Recomputed.apply)
-    return apply(piece, watch, anchor, entering)
+    return apply(piece, anchor, entering)
 
 
 @contextmanager
-def recomputed_layers(model: nn.Module, layout: ModelLayout, watch: Watch) -> Iterator[None]:
+def recomputed_layers(model: nn.Module, layout: ModelLayout) -> Iterator[None]:
     """Let every decoder layer keep only what enters it while gradients are asked for.
 
     Works on any family, however uneven its layers, and leaves no trace: the model's own gradient
@@ -76,7 +69,7 @@ def recomputed_layers(model: nn.Module, layout: ModelLayout, watch: Watch) -> It
     try:
         for layer in layers:
             trains = any(parameter.requires_grad for parameter in layer.parameters())
-            layer.forward = _keeping_its_input(layer.forward, watch, trains=trains)
+            layer.forward = _keeping_its_input(layer.forward, trains=trains)
         yield
     finally:
         for layer, forward in zip(layers, saved, strict=True):
@@ -87,7 +80,7 @@ def recomputed_layers(model: nn.Module, layout: ModelLayout, watch: Watch) -> It
 
 
 def _keeping_its_input(
-    forward: Callable[..., Any], watch: Watch, *, trains: bool
+    forward: Callable[..., Any], *, trains: bool
 ) -> Callable[..., torch.Tensor]:
     def layer(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         def piece(entering: torch.Tensor) -> torch.Tensor:
@@ -98,6 +91,6 @@ def _keeping_its_input(
 
         if not torch.is_grad_enabled() or not (trains or hidden_states.requires_grad):
             return piece(hidden_states)
-        return recomputed(piece, hidden_states, watch)
+        return recomputed(piece, hidden_states)
 
     return layer

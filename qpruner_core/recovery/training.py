@@ -77,7 +77,7 @@ class Trainer:
             stack.callback(self._model.eval)
             self._model.train()
             if self._spec.gradient_checkpointing:
-                stack.enter_context(recomputed_layers(self._model, self._layout, self._memory))
+                stack.enter_context(recomputed_layers(self._model, self._layout))
             self._steps_(training, steering, kept)
         return self._standing
 
@@ -116,10 +116,10 @@ class Trainer:
 
     def _gradients_(self, part: Batch, n_learned: int) -> float:
         """Add the gradients of a part of the batch and return its share of the loss."""
-        pieces = self._memory if self._spec.gradient_checkpointing else None
-        with self._memory.forward():
-            loss = batch_loss(self._model, part, n_learned, pieces)
-        loss.backward()  # type: ignore[no-untyped-call]
+        in_pieces = self._spec.gradient_checkpointing
+        with self._memory.watching(part.ids.numel(), part.n_learned):
+            loss = batch_loss(self._model, part, n_learned, in_pieces=in_pieces)
+            loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 
     def _rate(self, number: int) -> float:

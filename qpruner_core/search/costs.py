@@ -121,15 +121,15 @@ def _training(space: SearchSpace, load: TrainingLoad) -> UnitCosts:
     for level in space.levels:
         plan = space.plan(dict.fromkeys(space.units, space.precisions[0]))
         estimate = training_bytes_estimate(level, plan, formats, load)
-        of_linears = sum(linear_training_bytes(linear, load) for linear in level.linears)
+        of_linears = sum(linear_training_bytes(level, load).values())
         norms = estimate.adapter + estimate.activations - of_linears
         wider = bytes_beyond_16_bit(level, load)
         whole.append(estimate.logits + estimate.workspace + norms + wider)
     matrix = np.array(space.unit_bytes, dtype=np.int64)
     for column, (index, _) in enumerate(space.options):
-        linears = {linear.name: linear for linear in space.levels[index].linears}
+        of_linear = linear_training_bytes(space.levels[index], load)
         for row, names in enumerate(space.units.values()):
-            matrix[row, column] += sum(linear_training_bytes(linears[n], load) for n in names)
+            matrix[row, column] += sum(of_linear[n] for n in names)
     return UnitCosts(matrix=matrix, constant=space.fixed_bytes + max(whole))
 
 

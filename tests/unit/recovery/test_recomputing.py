@@ -16,7 +16,6 @@ from qpruner_core.domain.recovery import RecoverySpec
 from qpruner_core.pruning.surgery import prune_
 from qpruner_core.quantization.packing import pack_
 from qpruner_core.recovery.batches import Batch, batches
-from qpruner_core.recovery.memory import PeakMemory
 from qpruner_core.recovery.objective import batch_loss
 from qpruner_core.recovery.recomputing import recomputed_layers
 from qpruner_core.recovery.training import Steering, Trainer
@@ -36,13 +35,12 @@ def gradients(
     model: Any, layout: ModelLayout, *, checkpointing: bool
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Loss and gradients with dropout on, which draws the same numbers every time."""
-    batch, memory = first_batch(), PeakMemory(model)
+    batch = first_batch()
     torch.manual_seed(5)
     with ExitStack() as stack:
         if checkpointing:
-            stack.enter_context(recomputed_layers(model, layout, memory))
-        pieces = memory if checkpointing else None
-        loss = batch_loss(model.train(), batch, batch.n_learned, pieces)
+            stack.enter_context(recomputed_layers(model, layout))
+        loss = batch_loss(model.train(), batch, batch.n_learned, in_pieces=checkpointing)
         loss.backward()
     found = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
     model.zero_grad(set_to_none=True)
@@ -91,7 +89,7 @@ def test_layers_are_given_back_as_they_were_even_after_an_error() -> None:
     model, layout = build("llama")
 
     def broken() -> None:
-        with recomputed_layers(model, layout, PeakMemory(model)):
+        with recomputed_layers(model, layout):
             assert "forward" in vars(model.model.layers[1])
             raise ValueError("stop")
 
@@ -105,7 +103,7 @@ def test_without_gradients_nothing_is_computed_twice() -> None:
     ids = texts(2, 6).ids
     calls: list[int] = []
     model.model.layers[0].mlp.register_forward_hook(lambda *_: calls.append(1))
-    with torch.no_grad(), recomputed_layers(model, layout, PeakMemory(model)):
+    with torch.no_grad(), recomputed_layers(model, layout):
         model(input_ids=ids, use_cache=False)
     assert len(calls) == 1
 
