@@ -102,7 +102,7 @@ def hypervolumes(curves: Mapping[str, Floats], whole: float, predicted: float = 
                 mode="lines",
                 line={"shape": "hv", "color": palette.run_colour(position), "width": 2.5},
                 name=name,
-                hovertemplate="after %{x} trials: %{y:.2%}<extra></extra>",
+                hovertemplate="trials measured %{x}: %{y:.2%}<extra></extra>",
             )
         )
     if predicted > 0:

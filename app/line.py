@@ -21,6 +21,13 @@ def filled(record: RunRecord) -> frozenset[str]:
     return frozenset(step for step in STEPS if getattr(record, step) is not None)
 
 
+def is_table(record: RunRecord) -> bool:
+    """Whether a run is there for the paper's table alone; of the line it has at most been
+    loaded.
+    """
+    return record.reproduction is not None and len(filled(record)) < 2
+
+
 def steps_until(record: RunRecord, goal: str, redo: str | None = None) -> tuple[str, ...]:
     """Return the steps to run so that the goal is done anew.
 

@@ -22,6 +22,17 @@ from qpruner_core.jobs import Job, WorkerInfo
 from qpruner_core.search.noise import PairedDifference
 
 NOTHING = "-"
+RUN_WIDTHS = {
+    "Run": 120,
+    "Stands at": 140,
+    "Pruned": 70,
+    "Best plan, measured": 150,
+    "Weights": 85,
+    "Loss per token": 115,
+    "Accuracy": 115,
+}
+JOB_WIDTHS = {"Run": 130, "Status": 80, "Does": 250, "Progress": 150, "Device": 80}
+"""Pixels of columns that would be clipped; the others share what is left."""
 ENDED_WORDS = {"failed": "failed", "stopped": "stopped early, dominated"}
 """States of trials that gave no point of the front."""
 
@@ -59,10 +70,10 @@ def best_point(record: RunRecord) -> Point | None:
 def stands_at(record: RunRecord, job: Job | None) -> str:
     """Return in words how far a run has come."""
     if job is not None:
-        return f"{job.status}: {_at(job)}"
+        return f"{wording.job_status(job.status)}: {_at(job)}"
     done = [step for step in STEPS if getattr(record, step) is not None]
     made = record.reproduction
-    if made is not None and len(done) < 2:  # of the line such a run has at most been loaded
+    if made is not None and line.is_table(record):
         return f"table: {len(made.rows)} of {made.n_rows} rows"
     if not done:
         return "not started"
@@ -296,7 +307,7 @@ def jobs(found: Sequence[Job], names: Mapping[str, str]) -> pd.DataFrame:
         [
             {
                 "Run": names.get(job.run_id, job.run_id),
-                "Status": job.status,
+                "Status": wording.job_status(job.status),
                 "Does": does(job),
                 "Progress": progress(job),
                 "Device": job.device or NOTHING,

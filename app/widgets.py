@@ -4,8 +4,9 @@ map.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import streamlit as st
 
@@ -172,6 +173,13 @@ def layer_map(
     """Draw which precision every Linear has; marked ones are ringed."""
     made = charts_plan.layer_map(layout, plan, marked)
     st.plotly_chart(made, key=key, config=charts_base.PLAIN)
+
+
+def widths(pixels: Mapping[str, int]) -> dict[str, Any]:
+    """Return columns of a table as wide as what stands in them, so that it scrolls rather than
+    clips.
+    """
+    return {name: st.column_config.Column(width=width) for name, width in pixels.items()}
 
 
 def with_part(spec: RunSpec, **parts: object) -> RunSpec:

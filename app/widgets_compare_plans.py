@@ -128,7 +128,9 @@ def maps(compared: Mapping[str, Point], owners: Mapping[str, RunRecord]) -> None
                 layout, point.plan, ringed, plans.layer_ratios(record, point.plan)
             )
             st.plotly_chart(made, key=f"results/map/{letter}", config=charts_base.PLAIN)
-            st.caption(_difference_words(letter, len(differs), len(layout.linears)))
+            beside = {"A": "plan B" if len(compared) == 2 else "any other plan"}
+            what = beside.get(letter, "plan A")
+            st.caption(difference_words(what, len(differs), len(layout.linears)))
 
 
 def numbers(compared: Mapping[str, Point]) -> None:
@@ -242,8 +244,8 @@ def _listed(found: Cloud, wanted: Sequence[str]) -> dict[str, str]:
     return {point.key: f"{point.name} · {point.run_name}" for point in listed}
 
 
-def _difference_words(letter: str, n_different: int, n_linears: int) -> str:
-    what = "any other plan" if letter == "A" else "plan A"
+def difference_words(what: str, n_different: int, n_linears: int) -> str:
+    """Return how many Linears of a plan differ from others, which are named."""
     if not n_different:
         return f"No Linear differs from {what}."
     if n_different == n_linears:

@@ -85,7 +85,7 @@ def hypervolume(
         f"The area between the measured front and a fixed corner, as a share of the area at the "
         f"end. The corner lies at {charts_front.cost_words(corner.cost, cost)} (as "
         f"{corner.dearest}, the dearest baseline) and {objective} {words} (as {corner.cheapest}, "
-        f"the cheapest one); trial 0 is what the baselines alone reach."
+        f"the cheapest one); before the first trial it is what the baselines alone reach."
     )
 
 

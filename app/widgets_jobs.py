@@ -59,7 +59,8 @@ def actions(found: Sequence[Job], names: Mapping[str, str]) -> None:
         "Stopped or failed job",
         list(ended),
         format_func=lambda key: (
-            f"{names.get(ended[key].run_id, ended[key].run_id)}: {ended[key].status}, {key[-8:]}"
+            f"{names.get(ended[key].run_id, ended[key].run_id)}: "
+            f"{wording.job_status(ended[key].status)}, {key[-8:]}"
         ),
         help=tip("resume"),
     )

@@ -5,6 +5,7 @@ brought back.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 import streamlit as st
 
@@ -30,13 +31,16 @@ from qpruner_core.domain.record import RunRecord
 from qpruner_core.domain.recovered import RecoveryOutcome
 from qpruner_core.jobs import Job
 
+FEWEST_STEPS = 4
+"""Steps whose mean says something of a loss."""
+
 
 def is_settling(record: RunRecord) -> bool:
     """Whether a training was stopped and its worker still measures what was learned: the job
     counts as cancelled from the moment that this is asked for.
     """
     job = services.last_job(record.run_id, "recover")
-    if job is None or job.status != "cancelled":
+    if job is None or job.status != "cancelled" or services.job_under_way(record.run_id):
         return False
     at_work = any(
         worker.name == job.worker and wording.seconds_between(worker.since, job.updated_at) >= 0
@@ -47,23 +51,34 @@ def is_settling(record: RunRecord) -> bool:
     return at_work and max(reported, default=0) > known
 
 
-def losses(record: RunRecord, job: Job | None, *, settling: bool = False) -> None:
+def settling(record: RunRecord) -> None:
+    """Draw a training that was stopped while it is still measured: nothing can be asked for
+    until then, and the page starts over.
+    """
+
+    def draw() -> None:
+        known = services.store().read(record.run_id)
+        if not is_settling(known):
+            st.rerun()
+        st.info("Training has stopped; the worker now measures the adapter as it is.")
+        made = charts_recovery.losses(_reported(known), known.spec.recovery.steps)
+        st.plotly_chart(made, key="recovery/settling")
+
+    widgets.while_busy(True, draw)
+
+
+def losses(record: RunRecord, job: Job | None) -> None:
     """Draw the training loss: as it is reported, or of what was trained last.
 
     Args:
         record: The run as the page found it.
         job: The training under way.
-        settling: Whether one was stopped and is still measured; the page starts over when it is.
     """
     if job is not None:
         _live(record)
         return
     outcome = record.recover
-    if settling:
-        if not is_settling(services.store().read(record.run_id)):
-            st.rerun()
-        st.info("Training has stopped; the worker now measures the adapter as it is.")
-    elif outcome is None:
+    if outcome is None:
         st.info(
             "Nothing is trained yet. LoRA adapters learn beside the packed weights, which stay as "
             "they are."
@@ -86,11 +101,7 @@ def _live(record: RunRecord) -> None:
         st.info("Training has not reported a loss yet: the model is loaded and packed first.")
         return
     now, spec = told[-1], known.spec.recovery
-    events = services.store().events(record.run_id, services.N_EVENTS)
-    found = charts_recovery.by_step(e.progress for e in events if e.progress.step == "recover")
-    if known.recover is not None and not known.recover.is_complete:
-        # Steps before it was stopped, should their reports be too long ago.
-        found = charts_recovery.numbered(known.recover.losses) | found
+    found = _reported(known)
     trial = forms_recovery.trial_of(record, spec.trial)
     before = trial.metrics.loss if trial is not None and trial.metrics is not None else None
     figure = charts_recovery.losses(
@@ -99,28 +110,53 @@ def _live(record: RunRecord) -> None:
     st.plotly_chart(figure, key="recovery/live")
     widgets.figures(_live_figures(told, found))
     st.caption(
-        f"Step {now.done} of {now.total}; the loss is measured on the training text, the line is "
-        f"what the plan had on held-out text."
+        f"Step {now.done} of {now.total}; the loss is measured per token on the training text, "
+        f"the line is what the plan had on held-out text."
     )
 
 
+def _reported(known: RunRecord) -> dict[int, float]:
+    """Return step -> loss of the newest training, as far as it has told."""
+    events = services.store().events(known.run_id, services.N_EVENTS)
+    found = charts_recovery.by_step(e.progress for e in events if e.progress.step == "recover")
+    if known.recover is not None and not known.recover.is_complete:
+        # Steps before it was stopped, should their reports be too long ago.
+        found = charts_recovery.numbered(known.recover.losses) | found
+    return found
+
+
 def _live_figures(told: Sequence[Progress], found: Mapping[int, float]) -> list[Figure]:
-    """Return the newest numbers of a training."""
+    """Return the newest numbers of a training; units stand in the labels, as cards are narrow."""
     values = next(p.values for p in reversed(told) if "loss" in p.values)
     made = [
         Figure(
-            label="Training loss",
-            value=wording.nats(found[max(found)]),
+            label="Loss, nats",
+            value=f"{found[max(found)]:.3f}",
             term="training_loss",
             origin=wording.MEASURED,
-            change=f"{found[max(found)] - found[min(found)]:+.3f} nats/token",
+            change=_fall(found),
         )
     ]
-    made += _speed(values.get("tokens_per_second"))
+    if "tokens_per_second" in values:
+        speed = f"{values['tokens_per_second']:,.0f}"
+        made.append(
+            Figure(label="Tokens/s", value=speed, term="training_speed", origin=wording.MEASURED)
+        )
     if "learning_rate" in values:
         rate = f"{values['learning_rate']:.2e}"
         made.append(Figure(label="Learning rate", value=rate, term="learning_rate"))
     return made
+
+
+def _fall(found: Mapping[int, float]) -> str | None:
+    """Return how the mean loss of the newest steps differs from that of the first ones, as single
+    steps are noisy; None until there are enough of them.
+    """
+    in_order = [found[step] for step in sorted(found)]
+    several = min(charts_recovery.SMOOTHING, len(in_order) // 2)
+    if several < FEWEST_STEPS:
+        return None
+    return f"{fmean(in_order[-several:]) - fmean(in_order[:several]):+.3f}"
 
 
 def stopped(record: RunRecord) -> None:
@@ -160,7 +196,14 @@ def result(record: RunRecord, outcome: RecoveryOutcome, names: Mapping[int, str]
     """Draw what was measured before and after."""
     trial = outcome.spec.trial
     name = names.get(trial, "plan") if trial is not None else "plan"
-    st.subheader(f"Recovered {name}", anchor=False)
+    worse = outcome.after.loss > outcome.before.loss
+    st.subheader(f"{'Trained' if worse else 'Recovered'} {name}", anchor=False)
+    if worse:
+        st.warning(
+            f"Training made the held-out loss worse, {wording.nats(outcome.before.loss)} before "
+            f"and {wording.nats(outcome.after.loss)} after. Lower the learning rate, train fewer "
+            f"steps or choose a training text nearer to the held-out one."
+        )
     dense = record.prune.before if record.prune is not None else None
     quality = [
         *widgets_metrics.quality(outcome.before, outcome.after),
@@ -174,6 +217,11 @@ def result(record: RunRecord, outcome: RecoveryOutcome, names: Mapping[int, str]
         f"Measured on {outcome.after.device}. {wording.count(outcome.trainable_parameters)} "
         f"trainable parameters, {len(outcome.losses)} of {outcome.spec.steps} steps."
     )
+    if dense is not None and (recovered_share(dense, outcome) or 0.0) > 1.0:
+        st.caption(
+            f"Recovered beyond 100 %: the loss after training is below the dense model's "
+            f"{wording.nats(dense.loss)}, as the text taught more than compression had cost."
+        )
     for sentence in outcome.remarks:
         st.info(sentence)
     if record.search is not None:
@@ -201,7 +249,7 @@ def recovered_share(dense: Metrics, outcome: RecoveryOutcome) -> float | None:
 
 def _recovered(outcome: RecoveryOutcome, dense: Metrics | None) -> list[Figure]:
     share = recovered_share(dense, outcome) if dense is not None else None
-    if share is None or not outcome.losses:
+    if share is None or share < 0.0 or not outcome.losses:
         return []
     return [
         Figure(

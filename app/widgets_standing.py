@@ -34,7 +34,9 @@ def workers_line() -> None:
 
 
 def strip(record: RunRecord, job: Job | None) -> None:
-    """Draw the eight steps of the line and where the run stands."""
+    """Draw the eight steps of the line and where the run stands; nothing for a table alone."""
+    if line.is_table(record) and (job is None or job.kind != "line"):
+        return
     states = line.standing(record, job)
     st.markdown(
         "&ensp;".join(f"{_MARKS[states[step]]}&nbsp;{wording.STEP_TITLES[step]}" for step in STEPS)

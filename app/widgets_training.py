@@ -11,7 +11,11 @@ import streamlit as st
 from app import charts_base, charts_recovery, forms_recovery, memory, services, widgets, wording
 from app.widgets import Figure
 from qpruner_core.catalog import OPTIMIZERS, precision_formats
-from qpruner_core.domain.device_memory import TrainingBytes, training_bytes_estimate
+from qpruner_core.domain.device_memory import (
+    TrainingBytes,
+    bytes_beyond_16_bit,
+    training_bytes_estimate,
+)
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.record import RunRecord
 from qpruner_core.domain.recovery import RecoverySpec
@@ -19,6 +23,8 @@ from qpruner_core.search.costs import training_load
 
 CPU_BYTES, CARD_BYTES = 4, 2
 """Bytes of one activation: float32 on the CPU, bfloat16 on a card."""
+SMALL_TENSOR = 4096
+"""Entries from which on an optimiser of 8 bit keeps its moments so."""
 PLAIN, SMALL = "adamw", "adamw_8bit"
 
 
@@ -43,9 +49,28 @@ def estimate(record: RunRecord, spec: RecoverySpec) -> None:
         f"{wording.size(need.adapter)}, activations {wording.size(need.activations)}, logits "
         f"{wording.size(need.logits)}, workspace {wording.size(need.workspace)} (estimated)."
     )
+    st.caption(" ".join(peak_words(record, spec)))
     _room(need.total)
     made = charts_recovery.memory(rows)
     st.plotly_chart(made, key="recovery/memory", config=charts_base.PLAIN)
+
+
+def peak_words(record: RunRecord, spec: RecoverySpec) -> list[str]:
+    """Return what the peak is made of, as sentences: why settings may come to equal totals."""
+    words = [
+        "With checkpointing the peak is that of one layer computed again or that of the logits, "
+        "whichever is larger.",
+        f"8-bit moments apply to tensors of {SMALL_TENSOR:,} entries or more.",
+    ]
+    layout = forms_recovery.layout_of(record, spec.trial)
+    if layout is None or forms_recovery.device_of(record, spec.trial) != "cpu":
+        return words
+    beyond = bytes_beyond_16_bit(layout, training_load(spec, CPU_BYTES))
+    return [
+        *words,
+        f"Weights take {wording.size(beyond)} more than packed: on a CPU embeddings and norms "
+        f"are held in float32.",
+    ]
 
 
 def settings(record: RunRecord, spec: RecoverySpec) -> dict[str, TrainingBytes]:

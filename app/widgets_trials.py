@@ -81,7 +81,7 @@ def at_trials(job: Job) -> bool:
 
 def _bar(now: Standing, left: float) -> None:
     words = [
-        f"**{now.n_ended} of {now.n_asked} trials**",
+        f"**{now.n_ended} of {now.n_asked} trial{'' if now.n_asked == 1 else 's'}**",
         f"{len(now.failed)} failed" if now.failed else "",
         f"{len(now.stopped)} stopped early" if now.stopped else "",
         f"about {wording.seconds(left)} left" if left else "",

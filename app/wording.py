@@ -37,6 +37,8 @@ JOB_TITLES = {
     "reproduce": "The paper's table",
 }
 """What a job does that runs no step of the line from its start."""
+STATUS_WORDS = {"cancelled": "stopped"}
+"""Statuses of jobs that are called otherwise on screen."""
 COUNTED_JOBS = ("compare", "compress", "trials", "reproduce")
 """Those of them that report pieces of their own, not of the steps that they call on."""
 DEMO_TEXT = (
@@ -64,6 +66,11 @@ _LOG_LINE = re.compile(
 """As the worker writes it: ``2026-01-31 09:05:00,123 INFO name.of.module: message``."""
 N_PACE = 5
 """Newest pieces that the pace goes by."""
+
+
+def job_status(status: str) -> str:
+    """Return the status of a job as it is called on screen."""
+    return STATUS_WORDS.get(status, status)
 
 
 def size(size_bytes: float) -> str:

@@ -29,7 +29,7 @@ def against(letter: str, other: Metrics, first: Metrics) -> str:
             f"**{letter} against A**: not compared, as no answers to the same items are kept of "
             f"both."
         )
-    verdict = "called different" if found.differs else "not called different"
+    verdict = f"{'' if found.differs else 'not '}called different by accuracy"
     words = (
         f"**{letter} against A**: {letter} answers {_items(found.first_only)} rightly that A does "
         f"not, A {found.second_only:,} the other way, of {found.n_items:,}: "

@@ -18,7 +18,9 @@ if not found:
         "No job was started yet. Start one on the Runs page; it appears here with its progress."
     )
 else:
-    st.dataframe(tables.jobs(found, names), hide_index=True)
+    st.dataframe(
+        tables.jobs(found, names), hide_index=True, column_config=widgets.widths(tables.JOB_WIDTHS)
+    )
     widgets_jobs.actions(found, names)
 
 if records:

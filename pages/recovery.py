@@ -14,6 +14,10 @@ from app import (
 
 widgets.title("recovery")
 record = state.require_run()
+if widgets_recovery.is_settling(record):
+    widgets_standing.strip(record, None)
+    widgets_recovery.settling(record)
+    st.stop()
 job = widgets_standing.status(record, "recover")
 
 if record.search is None or record.layout is None:
@@ -22,7 +26,6 @@ if record.search is None or record.layout is None:
 
 names = {p.number: p.name for p in points.of_run(record) if p.number is not None}
 training = job if job is not None and "recover" in job.steps else None
-settling = job is None and widgets_recovery.is_settling(record)
 if job is None:
     widgets_recovery.stopped(record)
 left, right = st.columns([2, 3], gap="large")
@@ -32,12 +35,9 @@ with left:
     blocked = job is not None or spec is None
     widgets.start(record, asked, "recover", "Train", busy=blocked)
 with right:
-    widgets.while_busy(
-        training is not None or settling,
-        lambda: widgets_recovery.losses(record, training, settling=settling),
-    )
+    widgets.while_busy(training is not None, lambda: widgets_recovery.losses(record, training))
     if spec is not None and spec.steps:
         widgets_training.estimate(record, spec)
 
-if record.recover is not None:
+if record.recover is not None and training is None:
     widgets_recovery.result(record, record.recover, names)

@@ -23,7 +23,12 @@ if chosen is not None:
 
 if records:
     st.subheader("Runs", anchor=False)
-    st.dataframe(tables.runs(records, services.jobs().list()), hide_index=True, key="runs/table")
+    st.dataframe(
+        tables.runs(records, services.jobs().list()),
+        hide_index=True,
+        key="runs/table",
+        column_config=widgets.widths(tables.RUN_WIDTHS),
+    )
     widgets_runs.actions(records)
 
 st.subheader("New run", anchor=False)

@@ -29,6 +29,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "Stopped. What was finished is kept: 'qpruner runs' names the run, and "
             "'qpruner export RUN_ID' goes on with it."
         )
-        sys.stderr.write(f"{stopped or usual}\n")
+        sys.stderr.write(f"{str(stopped) or usual}\n")
         return 130
     return 0

@@ -8,6 +8,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +19,18 @@ from qpruner_core.cli.doctor import examine
 from qpruner_core.cli.evaluate_options import is_beside, run_evaluate
 from qpruner_core.cli.queued import check_alone, run_queued, steer_jobs
 from qpruner_core.cli.recovering import (
+    LOADING,
     Interruption,
     estimate_document,
     estimate_lines,
+    words_where_nothing_was_trained,
 )
+from qpruner_core.cli.replacing import replaced_words, steps_to
 from qpruner_core.cli.report_pruning import comparison_document, comparison_lines
 from qpruner_core.cli.reproduce import run_reproduce
 from qpruner_core.cli.search_options import answers
 from qpruner_core.cli.specs import model_spec, overlay, run_spec
+from qpruner_core.domain.adapters import adapter_ranks
 from qpruner_core.domain.measured import measured_trial
 from qpruner_core.domain.progress import OnProgress, Progress, silent
 from qpruner_core.domain.record import STEPS, RunRecord
@@ -100,28 +105,39 @@ def _continue(arguments: Namespace) -> None:
     spec = overlay(record.spec, arguments)
     if wanted == "recover":
         check_recovery(spec.recovery)
+        if spec.recovery.steps or arguments.estimate:
+            check_training(spec.recovery, spec.data)
         if arguments.estimate:
             _estimate(arguments, store, record, spec)
             return
-        if spec.recovery.steps:
-            check_training(spec.recovery, spec.data)
-    if arguments.command == "export":
+    if wanted == "export":
         _check_out(spec)
+    # What the search asks of its signals may differ from what was measured.
+    measure_again = wanted == "search" and not answers(record, spec)
+    steps = steps_to(record, wanted, *(("quantize",) if measure_again else ()))
+    if arguments.copy:
+        _continue_in_copy(arguments, store, record, steps)
+        return
     if getattr(arguments, "workers", None) is None:
         check_alone(store, record.run_id)
-    upto = STEPS.index(wanted)
-    missing = [STEPS.index(step) for step in record.missing_before(wanted)]
-    if wanted == "search" and not answers(record, spec):
-        # What the search asks of its signals differs from what was measured.
-        missing.append(STEPS.index("quantize"))
-    first = min([*missing, upto])
-    lost = [step for step in STEPS[upto + 1 :] if getattr(record, step) is not None]
-    if lost:
-        sys.stderr.write(
-            f"What followed is emptied from the record, as it belongs to the old result: "
-            f"{', '.join(lost)}. Folders written elsewhere stay.\n"
-        )
-    _go(arguments, store, record, spec, STEPS[first : upto + 1])
+    if said := replaced_words(store, record, spec, steps):
+        sys.stderr.write(f"{said}\n")
+    _go(arguments, store, record, spec, steps)
+
+
+def _continue_in_copy(
+    arguments: Namespace, store: RunStore, record: RunRecord, steps: tuple[str, ...]
+) -> None:
+    copy = store.fork(record.run_id, steps[0])
+    sys.stderr.write(f"Run {record.run_id} stays as it is. Working in its copy {copy.run_id}.\n")
+    try:
+        # Files that the run was given lie elsewhere in the copy, so what was asked is laid anew.
+        _go(arguments, store, copy, overlay(copy.spec, arguments), steps)
+    except QPrunerError:
+        if not store.events(copy.run_id):
+            # Refused before anything was done: nothing is worth keeping.
+            store.delete(copy.run_id)
+        raise
 
 
 def _go(
@@ -133,23 +149,44 @@ def _go(
 ) -> None:
     interruption = Interruption()
     if getattr(arguments, "workers", None) is None:
-        line = _line(arguments, store, record.run_id)
-        line.should_stop = interruption.asked
-        with store.writing(record.run_id):
-            line.begin(spec, steps)
-            for step in steps:
-                with interruption.listening() if step == "recover" else nullcontext():
-                    line.run(step)
-                if interruption.asked():
-                    break
+        with words_where_nothing_was_trained(store, record.run_id, steps, interruption):
+            if steps[0] == "recover" and not arguments.quiet:
+                _show(Progress(step="recover", done=0, total=1, message=LOADING))
+            _go_here(arguments, store, record.run_id, (spec, steps), interruption)
     else:
         show = silent if arguments.quiet else _show
         run_queued(store, record.run_id, steps, spec, arguments.workers, show)
     done = store.read(record.run_id)
     _print(arguments, report.run_document(done), report.run_lines(done))
     if interruption.asked() and not _is_done(done, steps):
-        again = f"'qpruner recover {record.run_id}'" if len(steps) > 1 else "The same command"
+        is_same = len(steps) == 1 and not getattr(arguments, "copy", False)
+        again = "The same command" if is_same else f"'qpruner recover {record.run_id}'"
         raise KeyboardInterrupt(f"Stopped. {again} goes on from what was learned.")
+
+
+def _go_here(
+    arguments: Namespace,
+    store: RunStore,
+    run_id: str,
+    asked: tuple[RunSpec, tuple[str, ...]],
+    interruption: Interruption,
+) -> None:
+    """Run steps of a run in this process, until Ctrl-C."""
+    line = _line(arguments, store, run_id)
+    line.should_stop, tell = interruption.asked, line.on_progress
+
+    def heard(progress: Progress) -> None:
+        interruption.hear(progress)
+        tell(progress)
+
+    line.on_progress = heard
+    with store.writing(run_id):
+        line.begin(*asked)
+        for step in asked[1]:
+            with interruption.listening() if step == "recover" else nullcontext():
+                line.run(step)
+            if interruption.asked():
+                break
 
 
 def _is_done(record: RunRecord, steps: tuple[str, ...]) -> bool:
@@ -161,7 +198,13 @@ def _is_done(record: RunRecord, steps: tuple[str, ...]) -> bool:
 def _estimate(arguments: Namespace, store: RunStore, record: RunRecord, spec: RunSpec) -> None:
     trial = measured_trial(record, spec.recovery.trial)
     materials = _line(arguments, store, record.run_id).materials
+    from qpruner_core.pipeline.beginning import check_feasible  # noqa: PLC0415 - loads torch
+
+    # What training would refuse has no estimate either, steps or none.
+    trained = replace(spec.recovery, steps=max(1, spec.recovery.steps))
+    check_feasible(record, replace(spec, recovery=trained), ("recover",))
     layout = materials.layout(trial.plan.levels)
+    adapter_ranks(spec.recovery, layout)
     compute_bytes = materials.device.compute_dtype.itemsize
     found = estimate_document(layout, trial.plan, spec.recovery, compute_bytes)
     document = {"run_id": record.run_id, "trial": trial.number, **found}
@@ -172,6 +215,11 @@ def _evaluate(arguments: Namespace) -> None:
     if not is_beside(arguments):
         _continue(arguments)
         return
+    if arguments.copy:
+        raise BadInputError(
+            "--copy was given with what is measured beside the line, which takes nothing from a "
+            "run. Leave it out."
+        )
     store = _store(arguments)
     document, lines = run_evaluate(arguments, store, lambda id_: _line(arguments, store, id_))
     _print(arguments, document, lines)

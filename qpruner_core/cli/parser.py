@@ -13,6 +13,7 @@ from qpruner_core.cli.pruning_options import prune_options, shared_prune_options
 from qpruner_core.cli.queued import jobs_options, workers_option
 from qpruner_core.cli.recover_options import recover_options
 from qpruner_core.cli.recovering import estimate_option
+from qpruner_core.cli.replacing import copy_option
 from qpruner_core.cli.reproduce import reproduce_arguments
 from qpruner_core.cli.reproduce_options import reproduce_options
 from qpruner_core.cli.search_options import search_options
@@ -111,6 +112,7 @@ def _step(commands: _Commands, name: str, words: str) -> None:
     parser = _add(commands, name, words)
     parser.epilog = _AS_THE_RUN
     parser.add_argument("run_id", help="id of the run, as 'qpruner runs' lists it")
+    copy_option(parser)
     _compute_options(parser)
     options = {
         "score": _score_options,

@@ -7,6 +7,7 @@ from __future__ import annotations
 import signal
 import sys
 from argparse import ArgumentParser
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -18,8 +19,13 @@ from qpruner_core.domain.device_memory import TrainingBytes, training_bytes_esti
 from qpruner_core.domain.footprint import format_bytes
 from qpruner_core.domain.layout import ModelLayout
 from qpruner_core.domain.plan import PrecisionPlan
+from qpruner_core.domain.progress import Progress
 from qpruner_core.domain.recovery import RecoverySpec
 from qpruner_core.search.costs import training_load
+from qpruner_core.store.codec import to_plain
+from qpruner_core.store.records import LINE_CHECKPOINT, RunStore
+
+LOADING = "loading the model and what it trains on"
 
 
 def estimate_option(parser: ArgumentParser) -> None:
@@ -52,6 +58,8 @@ def estimate_document(
         return _parts(training_bytes_estimate(layout, plan, precision_formats(), load))
 
     return {
+        "precisions": dict(Counter(plan.precisions.values())),
+        "settings": to_plain(spec),
         "gradient_checkpointing": spec.gradient_checkpointing,
         "estimated_bytes": parts(spec.gradient_checkpointing),
         "estimated_bytes_without_checkpointing": parts(False),
@@ -70,18 +78,43 @@ def estimate_lines(document: dict[str, Any]) -> list[str]:
     marks = ("", " (asked for)")
     is_on = document["gradient_checkpointing"]
     heads = f"{'plain' + marks[not is_on]:>22}{'checkpointing' + marks[is_on]:>28}"
-    lines = ["Estimated memory of training:", f"  {'':<12}{heads}"]
+    lines = [*_about(document), f"  {'':<12}{heads}"]
     return lines + [
         f"  {name:<12}{format_bytes(size):>22}{format_bytes(with_it[name]):>28}"
         for name, size in without.items()
     ]
 
 
+def _about(document: dict[str, Any]) -> list[str]:
+    """Return what is estimated: the plan, and the settings that decide."""
+    plan = ", ".join(f"{name} {count}" for name, count in document["precisions"].items())
+    trial = f"plan {document['trial']} ({plan})" if "trial" in document else plan
+    settings = document["settings"]
+    ranks = settings["layer_ranks"].items()
+    by_hand = "".join(f", layer {layer}: {rank}" for layer, rank in ranks)
+    n_read = settings["micro_batch_size"] or settings["batch_size"]
+    return [
+        f"Estimated memory of training {trial}:",
+        f"  rank {settings['rank']}{by_hand}, on {', '.join(settings['targets']) or 'all roles'}; "
+        f"{n_read} of {settings['batch_size']} sequences of {settings['sequence_length']} tokens "
+        f"at a time; {settings['optimizer']}, start {settings['initialization']}",
+    ]
+
+
 class Interruption:
-    """Ctrl-C, told gently: the first asks training to stop after its step, the second ends."""
+    """Ctrl-C, told gently: the first asks training to stop after its step, the second ends; before
+    a step was trained the first ends.
+    """
 
     def __init__(self) -> None:
         self._is_asked = False
+        self.has_trained = True
+        """Whether there is something learned to keep."""
+
+    def hear(self, progress: Progress) -> None:
+        """Take a report of the line: recovery begins, or has trained a step."""
+        if progress.step == "recover":
+            self.has_trained = progress.done > 0
 
     def asked(self) -> bool:
         """Whether training was asked to stop."""
@@ -97,9 +130,35 @@ class Interruption:
             signal.signal(signal.SIGINT, before)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
-        if self._is_asked:
+        if self._is_asked or not self.has_trained:
             raise KeyboardInterrupt
         self._is_asked = True
         sys.stderr.write(
             "Stopping after this step; what was learned is kept. Ctrl-C again ends at once.\n"
         )
+
+
+@contextmanager
+def words_where_nothing_was_trained(
+    store: RunStore, run_id: str, steps: tuple[str, ...], interruption: Interruption
+) -> Iterator[None]:
+    """Give a Ctrl-C that comes before the first step of a training its words.
+
+    Raises:
+        KeyboardInterrupt: It came; the message says where the training goes on from.
+    """
+    if steps[0] == "recover":
+        interruption.has_trained = False
+    try:
+        yield
+    except KeyboardInterrupt as stopped:
+        if interruption.has_trained:
+            raise
+        again = f"'qpruner recover {run_id}'"
+        words = f"Nothing was trained yet. {again} with these settings begins"
+        if (store.folder(run_id) / LINE_CHECKPOINT).exists():
+            words = (
+                f"No step was trained. {again} goes on from the checkpoint that is there, if it "
+                f"is of the same settings"
+            )
+        raise KeyboardInterrupt(f"Stopped. {words}.") from stopped

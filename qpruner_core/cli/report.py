@@ -20,6 +20,7 @@ from qpruner_core.domain.footprint import dense_bytes, format_bytes, plan_bytes
 from qpruner_core.domain.metrics import Metrics
 from qpruner_core.domain.plan import PrecisionPlan
 from qpruner_core.domain.record import (
+    STEPS,
     ExportOutcome,
     ModelCard,
     PruningOutcome,
@@ -166,11 +167,20 @@ def card_lines(document: dict[str, Any]) -> list[str]:
     return [*lines, f"KV cache per token: {per_token}"]
 
 
+def _stands_at(record: RunRecord) -> str:
+    """Return the step that comes next, or how far the table of a run is that is there for it
+    alone: of the line it has at most been loaded.
+    """
+    made, n_done = record.reproduction, sum(getattr(record, step) is not None for step in STEPS)
+    if made is not None and n_done < 2:
+        return f"table: {len(made.rows)} of {made.n_rows} rows"
+    missing = [*record.missing_before("export"), *(["export"] if record.export is None else [])]
+    return f"next step: {missing[0] if missing else 'none'}"
+
+
 def run_lines(record: RunRecord) -> list[str]:
     """Return what is known of a run for a person."""
-    lines = [
-        f"{record.run_id}  {record.spec.model.source}  next step: {record.next_step or 'none'}"
-    ]
+    lines = [f"{record.run_id}  {record.spec.model.source}  {_stands_at(record)}"]
     if record.score is not None:
         lines += list(record.score.warnings)
     if record.prune is not None:

@@ -310,9 +310,10 @@ def test_while_training_the_loss_is_drawn_live(open_page, run_at, jobs, store, s
     at = open_page("recovery", record)
     assert "Step 9 of 60" in said(at)
     assert at.get("plotly_chart")
-    assert value(at, "Training loss") == wording.nats(1.72)
-    assert change(at, "Training loss") == "-0.160 nats/token"
-    assert value(at, "Training speed") == wording.speed(1234.0)
+    assert value(at, "Loss, nats") == "1.720"
+    # The means of the last and the first four steps.
+    assert change(at, "Loss, nats") == "-0.100"
+    assert value(at, "Tokens/s") == "1,234"
     assert value(at, "Learning rate") == "5.00e-04"
     assert at.button(key="start/recover").disabled
 
@@ -348,6 +349,9 @@ def test_a_stopped_training_that_is_still_measured_is_said_so(
     jobs.crew = [worker()]
     at = open_page("recovery", record)
     assert any("measures the adapter as it is" in each.value for each in at.info)
+    assert not at.warning
+    assert not at.button
+    assert len(at.get("plotly_chart")) == 1
 
 
 @pytest.mark.parametrize(
@@ -443,3 +447,45 @@ def test_reports_of_the_sample_home_are_drawn_too(open_page, run_at, jobs, store
     sample_home.report(store, record.run_id, "recover", 3, 60)
     at = open_page("recovery", record)
     assert "Learning rate" not in [metric.label for metric in at.metric]
+
+
+def test_while_it_trains_on_the_block_of_what_was_stopped_is_not_there(
+    open_page, run_at, jobs, store, said
+):
+    record = with_recovery(
+        store,
+        cut_short(store, run_at("recover"), 12),
+        remarks=("Training was stopped after 12 of 60 steps; train on.",),
+    )
+    jobs.running(record.run_id, "recover", 13, 60)
+    assert "Training was stopped" not in said(open_page("recovery", record))
+
+
+def test_few_steps_show_no_change_of_the_noisy_loss(open_page, run_at, jobs, store):
+    record = run_at("search")
+    jobs.running(record.run_id, "recover", 3, 60)
+    for done in range(4):
+        tell(store, record.run_id, done, **({"loss": 1.9 - 0.1 * done} if done else {}))
+    assert not change(open_page("recovery", record), "Loss, nats")
+
+
+@pytest.mark.parametrize("shift", [-9.0, 9.0])
+def test_beyond_the_dense_model_or_worse_than_before_is_said_so(
+    open_page, run_at, store, said, shift
+):
+    whole = run_at("recover")
+    loss = whole.recover.before.loss + shift
+    record = with_recovery(store, whole, after=replace(whole.recover.after, loss=loss))
+    at = open_page("recovery", record)
+    worse = shift > 0
+    assert any("made the held-out loss worse" in each.value for each in at.warning) is worse
+    assert any(each.value.startswith("Recovered") for each in at.subheader) is not worse
+    assert ("Recovered beyond 100 %" in said(at)) is not worse
+    assert ("Recovered" in [metric.label for metric in at.metric]) is not worse
+
+
+def test_the_estimate_says_what_its_peak_is_made_of(open_page, run_at, said):
+    words = said(open_page("recovery", run_at("search")))
+    assert "one layer computed again or that of the logits, whichever is larger" in words
+    assert "tensors of 4,096 entries or more" in words
+    assert "embeddings and norms are held in float32" in words

@@ -35,11 +35,11 @@ WORSE = metrics(quiz="0" * 25)
 def test_the_items_of_both_sides_and_the_verdict_are_said() -> None:
     assert wording_paired.against("B", B, A) == (
         "**B against A**: B answers 12 items rightly that A does not, A 9 the other way, of 25: "
-        "p = 0.66, **not called different**."
+        "p = 0.66, **not called different by accuracy**."
     )
     said = wording_paired.against("C", WORSE, B)
     assert "C answers 0 items rightly" in said
-    assert said.endswith("p < 0.001, **called different**.")
+    assert said.endswith("p < 0.001, **called different by accuracy**.")
 
 
 def test_tasks_that_cannot_be_paired_are_named() -> None:

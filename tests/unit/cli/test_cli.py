@@ -97,7 +97,7 @@ def test_a_step_command_goes_on_with_a_run(line, tmp_path, capsys):
     assert len(document(capsys)["trials"]) == 1
     assert main(["evaluate", run_id, home, "--quiet", "--json"]) == 0
     said = capsys.readouterr()
-    assert "emptied from the record" in said.err
+    assert "emptied, as it belongs to the old result: search" in said.err
     assert "trials" not in json.loads(said.out)
     assert main(["search", run_id, home, "--trials", "3", "--json"]) == 0
     assert len(document(capsys)["trials"]) == 3

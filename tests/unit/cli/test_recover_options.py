@@ -19,6 +19,7 @@ from qpruner_core.cli.report_recovery import recovery_document, recovery_lines
 from qpruner_core.cli.specs import overlay, run_spec
 from qpruner_core.domain.metrics import Metrics, TaskResult
 from qpruner_core.domain.plan import PrecisionPlan
+from qpruner_core.domain.progress import Progress
 from qpruner_core.domain.record import RunRecord
 from qpruner_core.domain.recovered import RecoveryOutcome
 from qpruner_core.domain.recovery import PRESETS, RecoverySpec
@@ -247,8 +248,19 @@ def test_an_estimate_stands_with_and_without_checkpointing(tiny_layout):
     for parts in (plain, kept):
         assert sum(size for name, size in parts.items() if name != "total") == parts["total"]
     lines = estimate_lines(found)
-    assert "checkpointing (asked for)" in lines[1]
-    assert len(lines) == 2 + len(plain)
+    assert "checkpointing (asked for)" in lines[2]
+    assert len(lines) == 3 + len(plain)
+
+
+def test_an_estimate_names_its_plan_and_its_settings(tiny_layout):
+    plan = PrecisionPlan.uniform(tiny_layout, "nf4")
+    spec = replace(ASKED, gradient_checkpointing=False)
+    lines = estimate_lines({"trial": 7, **estimate_document(tiny_layout, plan, spec, 4)})
+    assert lines[0] == f"Estimated memory of training plan 7 (nf4 {len(plan.precisions)}):"
+    assert lines[1] == (
+        "  rank 4, layer 3: 16, layer 4: 0, on q_proj, v_proj; 2 of 6 sequences of 64 tokens at a "
+        "time; adamw_8bit, start loftq"
+    )
 
 
 # Ctrl-C
@@ -309,3 +321,51 @@ def test_a_stopped_training_is_kept_and_the_same_command_goes_on(
     assert (whole["steps"], whole["is_complete"]) == (6, True)
     assert whole["losses"][:2] == stopped["losses"]
     assert set(asdict(RecoverySpec())) == set(whole["settings"])
+
+
+def test_an_estimate_refuses_what_training_does(searched, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.json").write_text('[{"instruction": "a"}]')
+    command = ["recover", searched.run_id, f"--home={tmp_path / 'home'}", "--quiet", "--estimate"]
+    for words, found in (
+        ("--targets foo", "asked for on foo"),
+        ("--layer-rank 30=4", "layers 30, but the model has the layers 0 to"),
+        ("--training bad.json", "lacks 'output'"),
+        ("--recovery-length 999999", "Sequences of 999999 tokens"),
+        ("--targets foo --recovery-steps 0", "asked for on foo"),
+    ):
+        assert main([*command, *shlex.split(words)]) == 2
+        said = capsys.readouterr()
+        assert found in said.err
+        assert said.out == ""
+
+
+def test_an_interrupt_before_the_first_step_says_that_nothing_was_trained(
+    searched, tmp_path, monkeypatch, capsys
+):
+    def interrupt(progress):
+        if progress.step == "recover" and progress.done == 0:
+            signal.raise_signal(signal.SIGINT)
+
+    command = ["recover", searched.run_id, f"--home={tmp_path / 'home'}", "--json"]
+    told = []
+    monkeypatch.setattr(commands, "_show", lambda progress: told.append(progress.message))
+    loading = Progress(step="recover", done=0, total=1)
+    monkeypatch.setattr(commands, "_line", lambda *given: interrupt(loading))
+    assert main(command) == 130
+    assert told == ["loading the model and what it trains on"]
+    assert "Nothing was trained yet" in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.setattr(commands, "_show", interrupt)
+    assert main(command) == 130
+    said = capsys.readouterr().err
+    assert f"Nothing was trained yet. 'qpruner recover {searched.run_id}'" in said
+
+
+def test_an_interrupt_that_says_nothing_gets_the_usual_words(tmp_path, monkeypatch, capsys):
+    def interrupt(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("qpruner_core.cli.run_command", interrupt)
+    assert main(["runs", f"--home={tmp_path}"]) == 130
+    assert "What was finished is kept" in capsys.readouterr().err
