@@ -130,7 +130,7 @@ class Bench:
             self._asked_at, self._is_cancelled = monotonic(), False
             try:
                 with self._writing(run_id, shared):
-                    _LOG.info("%s: %s begins", self._job_id, words)
+                    _LOG.info("%s: %s started", self._job_id, words)
                     result = work(self._line_of(run_id))
             except StoppedError as stopped:
                 _LOG.info("%s: %s stopped. %s", self._job_id, words, stopped)

@@ -23,7 +23,11 @@ def register_reproduce(bench: Bench) -> None:
     def begin(run_id: str, spec: dict[str, Any]) -> Any:
         bench.tell(run_id, Progress(step=REPRODUCE, done=0, total=1, message="beginning"))
         wanted = from_plain(ReproductionSpec, spec)
-        bench.do(run_id, "the table begins", lambda line: line.reproduce_begin(wanted))
+        bench.do(
+            run_id,
+            "taking over the settings of the table",
+            lambda line: line.reproduce_begin(wanted),
+        )
         return to_plain(wanted)
 
     @DBOS.step(name="reproduce_next")

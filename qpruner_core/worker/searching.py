@@ -116,5 +116,5 @@ def _measure_next(bench: Bench, run_id: str, study: str, *, alone: bool) -> bool
 
     if is_over():
         return False
-    words = "the next trial, alone" if alone else "the next trial"
+    words = "the next trial (with no other worker)" if alone else "the next trial"
     return bench.do(run_id, words, measure, shared=not alone)

@@ -40,7 +40,7 @@ def _register_line(bench: Bench) -> None:
     def begin(run_id: str, spec: dict[str, Any], steps: list[str]) -> Any:
         bench.tell(run_id, Progress(step=steps[0], done=0, total=1, message="beginning"))
         wanted = from_plain(RunSpec, spec)
-        bench.do(run_id, "begin", lambda line: line.begin(wanted, tuple(steps)))
+        bench.do(run_id, "taking over the settings", lambda line: line.begin(wanted, tuple(steps)))
         return to_plain(bench.record(run_id).spec)
 
     @DBOS.step(name="step")

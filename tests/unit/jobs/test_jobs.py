@@ -60,7 +60,11 @@ def test_a_line_job_runs_every_step_once_in_order_and_every_trial_is_a_step(serv
     assert [e.progress.step for e in served.store.events(run_id) if e.progress.done == 3] == (
         before + ["search"] * 5 + after[1:]
     )
-    assert "export done" in served.store.log(run_id)
+    log = served.store.log(run_id)
+    assert "export done" in log
+    assert "taking over the settings started" in log
+    assert "the next trial (with no other worker) started" in log
+    assert "begins" not in log
 
 
 def test_everything_the_engine_stores_is_json(served):
