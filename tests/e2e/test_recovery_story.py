@@ -82,7 +82,7 @@ def test_training_is_watched_stopped_resumed_and_compared(studio, page, tmp_path
     train.click()
     watched = re.compile(rf"Step (\d\d|{LEAST}) of {N_STEPS};")
     expect(page.get_by_text(watched)).to_be_visible(timeout=STEP_LIMIT)
-    expect(page.get_by_test_id("stMetric").filter(has_text="Training speed")).to_be_visible()
+    expect(page.get_by_test_id("stMetric").filter(has_text="Tokens/s")).to_be_visible()
     expect(train).to_be_disabled()
     page.get_by_role("button", name="Stop", exact=True).click()
     stopped = page.get_by_text(re.compile(rf"Stopped after \d+ of {N_STEPS} steps"))
