@@ -9,6 +9,7 @@ import sample_home
 import sample_reproduction
 
 from app import tables, widgets_reproduction
+from qpruner_core.cli import report
 from qpruner_core.domain.progress import Progress
 from qpruner_core.domain.recovery import PRESETS
 from qpruner_core.domain.reproduction import SMALL_RECOVERY, VARIANTS, usual_recover_steps
@@ -272,3 +273,15 @@ def test_what_stays_of_a_table_that_is_made_again_is_said_as_it_is(open_page, ta
     assert "Only the ratios differ: rows of ratios that stay are kept" in said(at)
     number(at, "Steps of recovery").set_value(3).run()
     assert "The whole table is replaced" in said(at)
+
+
+def test_a_run_that_is_there_for_the_table_alone_shows_no_steps(open_page, table_of, said):
+    assert "Quantise" not in said(open_page("results", table_of()))
+
+
+def test_the_command_line_says_how_far_a_table_and_what_step_is_next(store, table_of):
+    record = table_of(5)
+    assert report.run_lines(record)[0].endswith("table: 5 of 12 rows")
+    ratio = store.read(next(iter(record.reproduction.runs.values())))
+    without = replace(ratio, evaluate=None)
+    assert report.run_lines(without)[0].endswith("next step: recover")
