@@ -122,7 +122,7 @@ def recover_plan(
         folder=folder,
         starts=starts,
         checkpoint=checkpoint,
-        identity=_identity(store, record, materials, plan),
+        identity=_identity(store, record, materials, asked),
         before=_with_bytes(asked.before, packed.size_bytes),
         on_progress=on_progress,
         should_stop=should_stop,
@@ -223,15 +223,19 @@ def _checkpoint(store: RunStore, run_id: str, name: str) -> Path:
     return kept_folder(store, run_id, f"{name}-checkpoint")
 
 
-def _identity(
-    store: RunStore, record: RunRecord, materials: Materials, plan: PrecisionPlan
-) -> str:
-    """Return what the weights of a plan depend on besides it, as text."""
+def _identity(store: RunStore, record: RunRecord, materials: Materials, asked: Asked) -> str:
+    """Return what the weights of a plan, and what is held beside them, depend on besides it, as
+    text.
+    """
+    plan = asked.plan
     parts = {
         "weights": Fingerprints(store, record.run_id).weights(record),
         "cut": asdict(materials.pruning(plan.levels)),
         "biases": record.prune.biases if record.prune is not None and not plan.levels else "",
     }
+    if asked.hold_16_bit:
+        # A checkpoint knows the peak of its training, held weights included.
+        parts["held"] = list(asked.hold_16_bit)
     return json.dumps(parts, sort_keys=True, default=list)
 
 
