@@ -28,21 +28,6 @@ def is_table(record: RunRecord) -> bool:
     return record.reproduction is not None and len(filled(record)) < 2
 
 
-def steps_until(record: RunRecord, goal: str, redo: str | None = None) -> tuple[str, ...]:
-    """Return the steps to run so that the goal is done anew.
-
-    Args:
-        record: The run as it stands.
-        goal: The last step to run.
-        redo: An earlier step whose result no longer fits what is asked for; None when all of them
-            do.
-    """
-    last = STEPS.index(goal)
-    empty = (STEPS.index(step) for step in record.missing_before(goal))
-    first = min([*empty, last if redo is None else STEPS.index(redo)])
-    return STEPS[min(first, last) : last + 1]
-
-
 def asks_more_trials(record: RunRecord, spec: SearchSpec) -> bool:
     """Whether a finished search is asked for again, unchanged but with more trials than it
     measured.

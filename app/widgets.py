@@ -120,7 +120,7 @@ def start(
         busy: Whether a job of this run is under way, which disables the button.
         workers: Over how many workers a search is spread.
     """
-    steps = line.steps_until(record, goal, redo)
+    steps = record.steps_to(goal, *([redo] if redo is not None else []))
     lost = line.emptied_by(record, steps)
     # A copy would start an empty study, whereas this run's goes on with its measured trials.
     goes_on = steps == ("search",) and line.asks_more_trials(record, spec.search)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar, cast
 
@@ -16,6 +16,14 @@ from qpruner_core.errors import BadInputError, UnknownNameError
 
 T = TypeVar("T")
 OptionValue = bool | int | float | str
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return what was probably meant by an unknown name, as a question with a space behind it;
+    empty where nothing is near.
+    """
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"Did you mean {near[0]!r}? " if near else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +123,9 @@ class Registry(Generic[T]):
         """
         if name in self._entries:
             return self._entries[name]
-        near = difflib.get_close_matches(name, self._entries, n=1)
-        hint = f"Did you mean {near[0]!r}? " if near else ""
         raise UnknownNameError(
-            f"There is no {self._kind} named {name!r}. {hint}Known: {', '.join(self._entries)}."
+            f"There is no {self._kind} named {name!r}. {nearest(name, self._entries)}"
+            f"Known: {', '.join(self._entries)}."
         )
 
     def target(self, name: str) -> T:

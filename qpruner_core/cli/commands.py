@@ -25,7 +25,7 @@ from qpruner_core.cli.recovering import (
     estimate_lines,
     words_where_nothing_was_trained,
 )
-from qpruner_core.cli.replacing import replaced_words, steps_to
+from qpruner_core.cli.replacing import replaced_words
 from qpruner_core.cli.report_pruning import comparison_document, comparison_lines
 from qpruner_core.cli.reproduce import run_reproduce
 from qpruner_core.cli.search_options import answers
@@ -114,7 +114,7 @@ def _continue(arguments: Namespace) -> None:
         _check_out(spec)
     # What the search asks of its signals may differ from what was measured.
     measure_again = wanted == "search" and not answers(record, spec)
-    steps = steps_to(record, wanted, *(("quantize",) if measure_again else ()))
+    steps = record.steps_to(wanted, *(("quantize",) if measure_again else ()))
     if arguments.copy:
         _continue_in_copy(arguments, store, record, steps)
         return

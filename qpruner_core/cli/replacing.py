@@ -21,19 +21,6 @@ def copy_option(parser: ArgumentParser) -> None:
     )
 
 
-def steps_to(record: RunRecord, wanted: str, *further: str) -> tuple[str, ...]:
-    """Return the step that is wanted and those before it that have to be run, in order.
-
-    Args:
-        record: The run.
-        wanted: Name of a step.
-        further: Steps before it whose results do not answer what is asked.
-    """
-    upto = STEPS.index(wanted)
-    again = [STEPS.index(step) for step in (*record.missing_before(wanted), *further)]
-    return STEPS[min([*again, upto]) : upto + 1]
-
-
 def replaced_words(
     store: RunStore, record: RunRecord, spec: RunSpec, steps: tuple[str, ...]
 ) -> str:

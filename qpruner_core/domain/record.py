@@ -378,6 +378,17 @@ class RunRecord:
             empty.remove("evaluate")
         return tuple(empty)
 
+    def steps_to(self, goal: str, *redo: str) -> tuple[str, ...]:
+        """Return the steps to run so that one is done anew, in line order.
+
+        Args:
+            goal: The last step to run.
+            redo: Earlier steps whose results no longer fit what is asked for.
+        """
+        last = STEPS.index(goal)
+        again = [STEPS.index(step) for step in (*self.missing_before(goal), *redo)]
+        return STEPS[min([*again, last]) : last + 1]
+
     @property
     def study_name(self) -> str:
         """Name of the study in Optuna's storage: the run, and a fingerprint of what is asked.

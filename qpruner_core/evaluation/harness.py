@@ -6,7 +6,6 @@ It is an extra: nothing else needs it. Its tasks' data come from the model hub o
 from __future__ import annotations
 
 import copy
-import difflib
 import importlib.metadata
 import importlib.util
 import logging
@@ -24,6 +23,7 @@ from qpruner_core.errors import (
     NotReadyError,
     UnknownNameError,
 )
+from qpruner_core.registry import nearest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -112,11 +112,9 @@ def _manager(spec: HarnessSpec) -> Any:
     known = set(every.all_tasks)
     for name in spec.tasks:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            meant = f" Did you mean {near[0]!r}?" if near else ""
             raise UnknownNameError(
-                f"lm-evaluation-harness {harness_version()} knows no task {name!r}.{meant} "
-                f"'lm-eval ls tasks' lists all."
+                f"lm-evaluation-harness {harness_version()} knows no task {name!r}. "
+                f"{nearest(name, known)}'lm-eval ls tasks' lists all."
             )
     return every
 

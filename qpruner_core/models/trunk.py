@@ -8,7 +8,7 @@ sequence at a time; both need the forward pass in pieces that together equal the
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -89,11 +89,26 @@ def _bypassed(
 
         return note
 
+    with replaced_forwards(layers, passthrough):
+        yield seen
+
+
+@contextmanager
+def replaced_forwards(
+    layers: Sequence[nn.Module], forward_of: Callable[[nn.Module], Callable[..., Any]]
+) -> Iterator[None]:
+    """Give layers another forward pass for a block; afterwards each has that which it had, its
+    class's or one of its own.
+
+    Args:
+        layers: Modules of a model.
+        forward_of: Makes the forward pass that takes the place of a layer's.
+    """
     saved = [vars(layer).get("forward") for layer in layers]
     try:
         for layer in layers:
-            layer.forward = passthrough(layer)
-        yield seen
+            layer.forward = forward_of(layer)
+        yield
     finally:
         for layer, forward in zip(layers, saved, strict=True):
             if forward is None:

@@ -26,6 +26,12 @@ Stamp = tuple[int, int, str]
 """Size in bytes, time of change in nanoseconds, SHA-256 of the contents."""
 
 
+def digest_of(parts: object) -> str:
+    """Return a short hash of plain values, equal for equal ones whatever the order of keys."""
+    text = json.dumps(parts, sort_keys=True, default=list)
+    return hashlib.sha256(text.encode()).hexdigest()[:_LENGTH]
+
+
 class Fingerprints:
     """Hashes for one run; what is known of its files is kept beside its record."""
 
@@ -62,8 +68,7 @@ class Fingerprints:
         if record.spec.search.recover_steps:
             parts["recovery"] = record.spec.recovery_in_trials()
             parts["training"] = self.training_text(record)
-        text = json.dumps(parts, sort_keys=True, default=list)
-        return hashlib.sha256(text.encode()).hexdigest()[:_LENGTH]
+        return digest_of(parts)
 
     def evaluation_text(self, record: RunRecord) -> str:
         """Return a hash of the files that trials are measured on; empty where none is a file of
@@ -71,8 +76,7 @@ class Fingerprints:
         """
         texts = self._texts(record)
         used = {name: texts[name] for name in ("heldout", "tasks") if name in texts}
-        text = json.dumps(used, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:_LENGTH] if used else ""
+        return digest_of(used) if used else ""
 
     def training_text(self, record: RunRecord) -> str:
         """Return a hash of the file that recovery trains on; empty where it is none of the

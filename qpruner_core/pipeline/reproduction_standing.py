@@ -4,8 +4,6 @@ own, and may be changed between two pieces of it.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict, replace
 
 from qpruner_core.catalog import STRATEGIES
@@ -14,12 +12,11 @@ from qpruner_core.domain.record import RunRecord
 from qpruner_core.domain.reproduction import Reproduction, of_ratio
 from qpruner_core.domain.spec import RunSpec
 from qpruner_core.errors import NotReadyError
-from qpruner_core.pipeline.fingerprint import Fingerprints
+from qpruner_core.pipeline.fingerprint import Fingerprints, digest_of
 from qpruner_core.pipeline.reproduction_pace import BEFORE
 from qpruner_core.pipeline.reproduction_settings import search_spec
 from qpruner_core.store.records import RunStore
 
-_LENGTH = 16
 _EDITED = (
     "The text or the items that this table is measured on were edited after it was begun, and "
     "rows on different items are not one table. Put the files back as they were, or begin a new "
@@ -31,10 +28,7 @@ def pruning_of(record: RunRecord) -> str:
     """Return a fingerprint of what a run has pruned; empty where it has not."""
     if record.prune is None:
         return ""
-    cut = json.dumps(
-        [asdict(record.prune.plan), record.prune.biases], sort_keys=True, default=list
-    )
-    return hashlib.sha256(cut.encode()).hexdigest()[:_LENGTH]
+    return digest_of([asdict(record.prune.plan), record.prune.biases])
 
 
 def changed_since(table: Reproduction, child: RunRecord, wanted: RunSpec, ratio: float) -> str:

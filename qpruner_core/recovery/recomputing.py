@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from qpruner_core.domain.layout import ModelLayout
-from qpruner_core.models.trunk import decoder_layers
+from qpruner_core.models.trunk import decoder_layers, replaced_forwards
 from qpruner_core.recovery.randomness import RandomState
 
 Piece = Callable[[torch.Tensor], torch.Tensor]
@@ -64,24 +64,14 @@ def recomputed_layers(model: nn.Module, layout: ModelLayout) -> Iterator[None]:
     Works on any family, however uneven its layers, and leaves no trace: the model's own gradient
     checkpointing is not touched.
     """
-    layers = decoder_layers(model, layout)
-    saved = [vars(layer).get("forward") for layer in layers]
-    try:
-        for layer in layers:
-            trains = any(parameter.requires_grad for parameter in layer.parameters())
-            layer.forward = _keeping_its_input(layer.forward, trains=trains)
+    with replaced_forwards(decoder_layers(model, layout), _keeping_its_input):
         yield
-    finally:
-        for layer, forward in zip(layers, saved, strict=True):
-            if forward is None:
-                vars(layer).pop("forward", None)
-            else:
-                layer.forward = forward
 
 
-def _keeping_its_input(
-    forward: Callable[..., Any], *, trains: bool
-) -> Callable[..., torch.Tensor]:
+def _keeping_its_input(module: nn.Module) -> Callable[..., torch.Tensor]:
+    forward = module.forward
+    trains = any(parameter.requires_grad for parameter in module.parameters())
+
     def layer(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         def piece(entering: torch.Tensor) -> torch.Tensor:
             output = forward(entering, *args, **kwargs)

@@ -18,7 +18,8 @@ PATIENCE_SECONDS = 240.0
 class Site:
     """A home folder with a real worker that is started again whenever it dies."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, patience_seconds: float = PATIENCE_SECONDS) -> None:
+        self._patience_seconds = patience_seconds
         self.store, self.jobs = RunStore(home), Jobs(home)
         command = (sys.executable, "-m", "qpruner_core.worker", "--device", "cpu")
         environment = {"QPRUNER_HOME": str(home), "OMP_NUM_THREADS": "1"}
@@ -27,7 +28,7 @@ class Site:
 
     def until(self, holds, what):
         """Look after the worker until something holds; return what it said."""
-        limit = monotonic() + PATIENCE_SECONDS
+        limit = monotonic() + self._patience_seconds
         while not (found := holds()):
             assert monotonic() < limit, f"waited too long for {what}"
             self._keeper.look()

@@ -1,25 +1,15 @@
 """SIGKILL and cancel of the worker amid the paper's table: it goes on, and nothing differs."""
 
-import os
-import signal
-import sys
-from pathlib import Path
-from threading import Event as Flag
-from time import monotonic
-
 import pytest
+from kept_worker import Site
 
-from app.launch import Patience, WorkerKeeper
 from qpruner_core.cli import main
 from qpruner_core.domain.recovery import RecoverySpec
 from qpruner_core.domain.reproduction import VARIANTS, ReproductionSpec
 from qpruner_core.domain.spec import ModelSpec, RunSpec
-from qpruner_core.jobs import Jobs
 from qpruner_core.models.device import pick_device
 from qpruner_core.pipeline import Line
-from qpruner_core.store.records import RunStore
 
-ENDED = ("done", "failed", "cancelled")
 PATIENCE_SECONDS = 400.0
 SPEC = ReproductionSpec(
     ratios=(0.2,),
@@ -43,52 +33,20 @@ def spec(tiny_config, request):
     return RunSpec(model=ModelSpec(source=str(folder)), data=data)
 
 
-class Site:
-    """A home folder with a real worker that is started again whenever it dies."""
+def until_told(site, run_id, *words):
+    """Wait for a new report that says all of some words."""
+    seen = len(site.store.events(run_id))
 
-    def __init__(self, home: Path) -> None:
-        self.store, self.jobs = RunStore(home), Jobs(home)
-        command = (sys.executable, "-m", "qpruner_core.worker", "--device", "cpu")
-        environment = {"QPRUNER_HOME": str(home), "OMP_NUM_THREADS": "1"}
-        self._keeper = WorkerKeeper(
-            command, environment, Patience(first_pause=0.1, quick_deaths=99)
-        )
+    def is_told():
+        told = [e.progress.message for e in site.store.events(run_id)[seen:]]
+        return any(all(word in message for word in words) for message in told)
 
-    def until(self, holds, what):
-        """Look after the worker until something holds; return what it said."""
-        limit = monotonic() + PATIENCE_SECONDS
-        while not (found := holds()):
-            assert monotonic() < limit, f"waited too long for {what}"
-            self._keeper.look()
-            Flag().wait(0.02)
-        return found
-
-    def until_told(self, run_id, *words):
-        """Wait for a new report that says all of some words."""
-        seen = len(self.store.events(run_id))
-
-        def is_told():
-            told = [e.progress.message for e in self.store.events(run_id)[seen:]]
-            return any(all(word in message for word in words) for message in told)
-
-        self.until(is_told, " ".join(words))
-
-    def until_ended(self, job_id):
-        return self.until(lambda: (j := self.jobs.get(job_id)).status in ENDED and j, "the job")
-
-    def kill_worker(self):
-        worker = self.jobs.workers()[0]
-        os.kill(worker.pid, signal.SIGKILL)
-        return worker.pid
-
-    def close(self):
-        self._keeper.stop()
-        self.jobs.close()
+    site.until(is_told, " ".join(words))
 
 
 @pytest.fixture
 def site(tmp_path):
-    found = Site(tmp_path / "home")
+    found = Site(tmp_path / "home", PATIENCE_SECONDS)
     yield found
     found.close()
 
@@ -108,15 +66,15 @@ def test_a_table_whose_worker_is_killed_and_whose_job_is_cancelled_equals_one_le
 ):
     run_id = site.store.create(spec).run_id
     job_id = site.jobs.start_reproduce(run_id, SPEC)
-    site.until_told(run_id, "search", "QPruner-1")
+    until_told(site, run_id, "search", "QPruner-1")
     killed = {site.kill_worker()}
-    site.until_told(run_id, "LLM-Pruner (16 bit)", "training")
+    until_told(site, run_id, "LLM-Pruner (16 bit)", "training")
     killed.add(site.kill_worker())
-    site.until_told(run_id, "QPruner-1", "training")
+    until_told(site, run_id, "QPruner-1", "training")
     site.jobs.cancel(job_id)
-    assert site.until_ended(job_id).status == "cancelled"
+    assert site.ended(job_id).status == "cancelled"
     site.jobs.resume(job_id)
-    job = site.until_ended(job_id)
+    job = site.ended(job_id)
     assert (job.status, job.error, job.kind) == ("done", "", "reproduce")
     assert len(killed) == 2
 

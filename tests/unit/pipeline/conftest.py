@@ -69,3 +69,13 @@ def go() -> Callable[..., RunRecord]:
         return line.record()
 
     return run
+
+
+@pytest.fixture
+def parent_spec(tiny_config: LlamaConfig, request: pytest.FixtureRequest) -> RunSpec:
+    """Four layers, of which the first is protected, and an MLP of widths that 4 bit carries."""
+    tiny_config.num_hidden_layers = 4
+    tiny_config.intermediate_size = 256
+    folder: Path = request.getfixturevalue("tiny_folder")
+    data: DataSpec = request.getfixturevalue("tiny_data")
+    return RunSpec(model=ModelSpec(source=str(folder)), data=data, name="table")

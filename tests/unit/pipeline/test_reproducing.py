@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import LlamaConfig
 
 from qpruner_core.domain.progress import Progress
 from qpruner_core.domain.recovery import RecoverySpec
 from qpruner_core.domain.reproduction import VARIANTS, Reproduction, ReproductionSpec
-from qpruner_core.domain.spec import DataSpec, ModelSpec, RunSpec
+from qpruner_core.domain.spec import RunSpec
 from qpruner_core.errors import BadInputError, InfeasibleRatioError, NotReadyError, StoppedError
 from qpruner_core.models.device import pick_device
 from qpruner_core.pipeline import Line
@@ -38,16 +36,6 @@ SHORT = replace(SPEC, ratios=(0.2,), n_trials=1, n_startup=0, recover_steps=0)
 QUICK = replace(SHORT, recovery=replace(RECOVERY, steps=1, initialization="default"))
 TIMES = ("seconds", "tokens_per_second", "search_seconds", "begun_at")
 PLACES = ("run_id", "runs", "adapter", "shift")
-
-
-@pytest.fixture
-def parent_spec(tiny_config: LlamaConfig, request: pytest.FixtureRequest) -> RunSpec:
-    """Four layers, of which the first is protected, and an MLP of widths that 4 bit carries."""
-    tiny_config.num_hidden_layers = 4
-    tiny_config.intermediate_size = 256
-    folder: Path = request.getfixturevalue("tiny_folder")
-    data: DataSpec = request.getfixturevalue("tiny_data")
-    return RunSpec(model=ModelSpec(source=str(folder)), data=data, name="table")
 
 
 def table_of(line: Line) -> Reproduction:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from transformers import LlamaConfig
 
 from qpruner_core.domain.recovery import RecoverySpec
 from qpruner_core.domain.reproduction import (
@@ -16,7 +15,7 @@ from qpruner_core.domain.reproduction import (
     Reproduction,
     ReproductionSpec,
 )
-from qpruner_core.domain.spec import DataSpec, ModelSpec, RunSpec
+from qpruner_core.domain.spec import RunSpec
 from qpruner_core.errors import NotReadyError
 from qpruner_core.models.device import pick_device
 from qpruner_core.pipeline import Line
@@ -29,16 +28,6 @@ SPEC = ReproductionSpec(
     n_trials=1,
     n_startup=0,
 )
-
-
-@pytest.fixture
-def parent_spec(tiny_config: LlamaConfig, request: pytest.FixtureRequest) -> RunSpec:
-    """Four layers, of which the first is protected, and an MLP of widths that 4 bit carries."""
-    tiny_config.num_hidden_layers = 4
-    tiny_config.intermediate_size = 256
-    folder: Path = request.getfixturevalue("tiny_folder")
-    data: DataSpec = request.getfixturevalue("tiny_data")
-    return RunSpec(model=ModelSpec(source=str(folder)), data=data, name="table")
 
 
 @pytest.fixture

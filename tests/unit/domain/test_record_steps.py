@@ -1,10 +1,9 @@
-"""Which steps a button asks for, by what a record already holds."""
+"""Which steps a button or a command asks for, by what a record already holds."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from app import line
 from qpruner_core.domain.record import RunRecord
 from qpruner_core.domain.spec import ModelSpec, RunSpec
 
@@ -20,23 +19,23 @@ def filled(*steps: str) -> RunRecord:
 
 
 def test_all_that_is_missing_runs_before_the_goal() -> None:
-    assert line.steps_until(EMPTY, "prune") == ("load", "score", "prune")
-    assert line.steps_until(filled("load", "score"), "quantize") == ("prune", "quantize")
+    assert EMPTY.steps_to("prune") == ("load", "score", "prune")
+    assert filled("load", "score").steps_to("quantize") == ("prune", "quantize")
 
 
 def test_a_search_that_was_finished_without_evaluation_is_not_made_again() -> None:
     record = filled("load", "score", "prune", "quantize", "search")
-    assert line.steps_until(record, "recover") == ("recover",)
+    assert record.steps_to("recover") == ("recover",)
     assert record.missing_before("export") == ("recover",)
 
 
 def test_evaluation_comes_before_a_search_that_is_still_to_be_made() -> None:
     record = filled("load", "score", "prune", "quantize")
-    assert line.steps_until(record, "recover") == ("evaluate", "search", "recover")
+    assert record.steps_to("recover") == ("evaluate", "search", "recover")
 
 
 def test_a_step_that_no_longer_fits_is_done_again_with_all_after_it() -> None:
     record = filled("load", "score", "prune", "quantize", "evaluate", "search")
-    assert line.steps_until(record, "search", redo="quantize") == (
+    assert record.steps_to("search", "quantize") == (
         "quantize", "evaluate", "search",
     )  # fmt: skip
